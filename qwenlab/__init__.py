@@ -1,0 +1,22 @@
+"""qwenlab: learn to give Qwen-Image a character with LoRA, on the real classes, from a laptop CPU to the 20B model.
+
+`load_pipeline("micro")` returns a stock `diffusers.QwenImagePipeline` with a small, really trained model;
+`load_pipeline("Qwen/Qwen-Image", precision="bf16")` returns the same class with the real weights.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["load_pipeline", "__version__"]
+
+if TYPE_CHECKING:
+    from qwenlab.pipeline import load_pipeline
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load_pipeline` on first use: torch and diffusers take seconds to import."""
+    if name == "load_pipeline":
+        from qwenlab.pipeline import load_pipeline
+
+        return load_pipeline
+    raise AttributeError(f"module 'qwenlab' has no attribute {name!r}")
