@@ -1,0 +1,120 @@
+"""What this machine has, what it lacks, and what of this series it can run."""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
+
+import psutil
+
+from qwenlab.files import REPOSITORY
+
+GIB = 1024**3
+_NEEDED = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jupyterlab")
+# Peak GPU memory of training Qwen-Image at 1024x1024, rank 64, batch 1, checkpointing, cached text and latents.
+# Predicted from the parameter counts, not measured.
+_FULL_SIZE_GIB = (("bf16", 46), ("int8", 26), ("nf4", 17))
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report. ok: True, False (with a remedy), or None for a plain fact."""
+
+    ok: bool | None
+    label: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        mark = {True: "[OK]  ", False: "[FAIL]", None: "[--]  "}[self.ok]
+        return f"{mark} {self.label}" + (f" -> {self.remedy}" if self.remedy else "")
+
+
+def check_machine() -> list[Check]:
+    """Look at Python, packages, memory, disk, processor, GPU and the shipped files; nothing is changed.
+
+    Returns one `Check` a line, the essential ones first; the last lines say what this machine can do.
+    """
+    return [
+        _python(),
+        *(_package(name) for name in _NEEDED),
+        _shipped_files(),
+        _memory(),
+        _disk(),
+        _cpu(),
+        *_gpu_and_abilities(),
+    ]
+
+
+def report(checks: list[Check] | None = None) -> str:
+    """The checks as text, one a line, ready to print in a notebook."""
+    return "\n".join(map(str, check_machine() if checks is None else checks))
+
+
+def _python() -> Check:
+    label = f"Python {platform.python_version()}"
+    return Check(sys.version_info >= (3, 11), label, "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer")
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(True, f"{name} {metadata.version(name)}")
+    except metadata.PackageNotFoundError:
+        return Check(False, f"{name} is missing", "run `make lab` again, or: pip install -c constraints.txt -e .")
+
+
+def _shipped_files() -> Check:
+    folder = Path(__file__).parent / "micro" / "weights"
+    weights = [file for file in folder.rglob("*.safetensors") if file.stat().st_size > 1024]
+    if not weights:
+        return Check(False, "the micro model's weights are missing", "clone the repository again, in full")
+    size = sum(file.stat().st_size for file in weights) / 1024**2
+    return Check(True, f"micro model: {len(weights)} weight files, {size:.1f} MiB")
+
+
+def _memory() -> Check:
+    memory = psutil.virtual_memory()
+    label = f"memory: {memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f}"
+    if memory.available < 4 * GIB:
+        return Check(False, label, "the lessons need up to 4 GiB: close other programs")
+    return Check(True, label)
+
+
+def _disk() -> Check:
+    free = shutil.disk_usage(REPOSITORY).free / GIB
+    if free < 2:
+        return Check(False, f"disk: {free:.1f} GiB free", "runs and pictures need up to 2 GiB: make room")
+    return Check(True, f"disk: {free:.1f} GiB free")
+
+
+def _cpu() -> Check:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    label = f"processor: {cores} cores, {platform.machine()}"
+    if cores and cores < 2:
+        return Check(None, label, "times in the lessons are for 2 cores: expect about twice as long")
+    return Check(None, label)
+
+
+def _gpu_and_abilities() -> list[Check]:
+    micro = Check(True, "can run: every lesson with the micro model, on the CPU")
+    if util.find_spec("torch") is None:
+        return []
+    import torch
+
+    if not torch.cuda.is_available():
+        return [
+            Check(None, "GPU: none that torch can use"),
+            micro,
+            Check(None, "cannot run: training the 20B Qwen-Image, which needs a CUDA GPU (17 GiB or more, predicted)"),
+        ]
+    gpu = torch.cuda.get_device_properties(0)
+    total = gpu.total_memory / GIB
+    fits = [name for name, need in _FULL_SIZE_GIB if need <= total]
+    full = (
+        Check(True, f"can train Qwen-Image 20B at 1024x1024 with precision {', '.join(fits)} (predicted)")
+        if fits
+        else Check(None, "cannot train Qwen-Image 20B: it needs 17 GiB or more of GPU memory (predicted)")
+    )
+    return [Check(True, f"GPU: {gpu.name}, {total:.1f} GiB, torch for CUDA {torch.version.cuda}"), micro, full]
