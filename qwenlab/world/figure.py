@@ -1,0 +1,234 @@
+"""The figure: legs, clothes, arms, hands and props, layered from back to front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .attributes import SAMPLE_CLOTHES, Scene
+from .canvas import Canvas, Color, blob, capsule, curve, darker, ellipse, mix, polygon
+from .hands import MITTEN, SKIN, Anatomy, closed_hand, foot, open_hand, sleeve_end
+from .head import draw_back_hair, draw_head
+from .props import draw_held
+from .skeleton import LEFT, RIGHT, Skeleton
+
+WHITE: Color = (0.985, 0.98, 0.97)
+_SIDES = ("right_", "left_")
+
+
+@dataclass(frozen=True)
+class Outfit:
+    """``hem``: y of the lower edge (figure units); ``flare``: half width there; ``long_sleeves`` cover the whole arm."""
+
+    top: Color
+    lower: Color
+    hem: float
+    flare: float
+    long_sleeves: bool
+    legs: Color | None  # None: bare legs
+    shoe: Color
+
+
+OUTFITS = {
+    "白色连衣裙": Outfit(WHITE, WHITE, 0.76, 0.175, False, None, (0.80, 0.30, 0.32)),
+    "蓝色水手服": Outfit((0.97, 0.97, 0.99), (0.22, 0.36, 0.72), 0.70, 0.150, False, None, (0.36, 0.24, 0.20)),
+    "黄色雨衣": Outfit((0.99, 0.82, 0.22), (0.99, 0.82, 0.22), 0.77, 0.168, True, None, (0.30, 0.55, 0.62)),
+    "红色毛衣": Outfit((0.84, 0.24, 0.25), (0.84, 0.24, 0.25), 0.655, 0.108, True, (0.30, 0.33, 0.48), (0.50, 0.34, 0.24)),
+    "绿色背带裤": Outfit((0.97, 0.95, 0.88), (0.30, 0.62, 0.42), 0.68, 0.108, False, (0.30, 0.62, 0.42), (0.86, 0.48, 0.26)),
+    "紫色汉服": Outfit((0.60, 0.42, 0.78), (0.60, 0.42, 0.78), 0.875, 0.165, True, None, (0.35, 0.25, 0.45)),
+    SAMPLE_CLOTHES: Outfit((0.97, 0.92, 0.82), (0.13, 0.52, 0.56), 0.74, 0.165, False, None, (0.55, 0.30, 0.20)),
+}
+
+
+def draw_figure(
+    canvas: Canvas, scene: Scene, bones: Skeleton, anatomy: Anatomy, rng: np.random.Generator
+) -> tuple[np.ndarray, list[str], int]:
+    """Draw the whole figure.
+
+    Returns:
+        The hand joints (2, 21, 2) in figure coordinates, the state of each hand ("open", "mitten", "sleeve", "fist" or
+        "hidden") and the number of feet drawn (0 in a half-body picture).
+    """
+    outfit, joint = OUTFITS[scene.clothes], bones.joint
+    head = joint["neck"] + [0.0, -0.185]
+    hands = np.repeat(bones.body[[4, 7]][:, None], 21, 1)
+    states = ["", ""]
+    behind = scene.action == "背着手"
+    draw_back_hair(canvas, scene, head, rng)
+    far = {RIGHT, LEFT} if behind and not bones.side else ({LEFT} if bones.side else set())
+    for i in sorted(far):
+        _arm(canvas, scene, bones, outfit, i)
+        if behind:
+            hands[i], states[i] = _along(bones, i), "hidden"
+        else:
+            hands[i], states[i] = _hand(canvas, scene, bones, outfit, i, anatomy, rng)
+    feet = _legs(canvas, scene, bones, outfit, anatomy) if scene.framing == "全身" else 0
+    if scene.framing == "半身":
+        for i in (LEFT, RIGHT):
+            _leg(canvas, bones, outfit, i)
+    canvas.shapes([(capsule(joint["neck"] + [0, -0.04], joint["neck"] + [0, 0.02], 0.036), SKIN)])
+    _clothes(canvas, scene, bones, outfit)
+    draw_head(canvas, scene, head, rng)
+    near = [i for i in (RIGHT, LEFT) if i not in far]
+    holds = (near[0] if bones.side else LEFT) if scene.prop else None
+    for i in near:
+        _arm(canvas, scene, bones, outfit, i)
+    if scene.action == "看书":
+        draw_held(canvas, "书", (joint["right_wrist"] + joint["left_wrist"]) / 2 + [0, -0.03], bones.side)
+    if scene.prop:
+        draw_held(canvas, scene.prop, joint[_SIDES[holds] + "wrist"] + 0.05 * bones.hand_direction[holds], bones.side)
+    for i in near:
+        hands[i], states[i] = _hand(canvas, scene, bones, outfit, i, anatomy, rng, grips=i == holds)
+    return hands, states, feet
+
+
+def _leg(canvas: Canvas, bones: Skeleton, outfit: Outfit, i: int) -> None:
+    hip, knee, ankle = (bones.joint[_SIDES[i] + part] for part in ("hip", "knee", "ankle"))
+    color = outfit.legs or SKIN
+    canvas.shapes([(capsule(hip, knee, 0.050, 0.042), color), (capsule(knee, ankle - [0, 0.012], 0.042, 0.033), color)])
+
+
+def _legs(canvas: Canvas, scene: Scene, bones: Skeleton, outfit: Outfit, anatomy: Anatomy) -> int:
+    bare = scene.feet == "光脚"
+    drawn = 0
+    order = [LEFT, RIGHT]
+    gone = RIGHT if anatomy.feet == "missing" else None
+    if anatomy.feet == "third":
+        shift = np.array([0.085, -0.004]) if bones.side else (bones.joint["left_ankle"] - bones.joint["right_ankle"]) * [1.0, 0.0]
+        third = bones.joint["left_ankle"] + shift
+        canvas.shapes([(capsule(bones.joint["left_knee"], third - [0, 0.012], 0.042, 0.033), outfit.legs or SKIN)])
+        foot(canvas, third, bones.feet[LEFT] + shift, bare, bones.side, outfit.shoe)
+        drawn += 1
+    for i in order:
+        if i == gone:  # the leg ends above the ankle
+            hip, knee = (bones.joint[_SIDES[i] + part] for part in ("hip", "knee"))
+            canvas.shapes([(capsule(hip, knee, 0.050, 0.040), outfit.legs or SKIN)])
+            continue
+        _leg(canvas, bones, outfit, i)
+        foot(canvas, bones.joint[_SIDES[i] + "ankle"], bones.feet[i], bare, bones.side, outfit.shoe)
+        drawn += 1
+    if anatomy.feet == "fused":
+        color = SKIN if bare else outfit.shoe
+        a, b = bones.feet[RIGHT].mean(0), bones.feet[LEFT].mean(0)
+        canvas.shapes([(capsule(a, b, 0.042), color)])
+        drawn = 1
+    return drawn
+
+
+def _along(bones: Skeleton, i: int) -> np.ndarray:
+    """Stand-in joints (21, 2) of a hand that is not drawn finger by finger."""
+    return bones.joint[_SIDES[i] + "wrist"] + np.linspace(0, 0.1, 21)[:, None] * bones.hand_direction[i]
+
+
+def _arm(canvas: Canvas, scene: Scene, bones: Skeleton, outfit: Outfit, i: int) -> None:
+    shoulder, elbow, wrist = (bones.joint[_SIDES[i] + part] for part in ("shoulder", "elbow", "wrist"))
+    sleeve = outfit.top
+    wide = 0.012 if scene.clothes == "紫色汉服" else 0.0
+    if outfit.long_sleeves:
+        end = wrist - 0.02 * (wrist - elbow) / 0.12
+        canvas.shapes([(capsule(shoulder, elbow, 0.041, 0.037 + wide), sleeve), (capsule(elbow, end, 0.037 + wide, 0.034 + 1.6 * wide), sleeve)])
+    else:
+        middle = shoulder + 0.62 * (elbow - shoulder)
+        canvas.shapes([(capsule(shoulder, elbow, 0.034, 0.029), SKIN), (capsule(elbow, wrist, 0.029, 0.025), SKIN)])
+        canvas.shapes([(capsule(shoulder, middle, 0.041, 0.044), sleeve)])
+
+
+def _hand(canvas, scene, bones, outfit, i, anatomy, rng, grips=False) -> tuple[np.ndarray, str]:
+    """Draw what ends an arm; its joints (21, 2) and its state."""
+    elbow, wrist = (bones.joint[_SIDES[i] + part] for part in ("elbow", "wrist"))
+    direction, thumb, joints = bones.hand_direction[i], bones.thumb_direction[i], _along(bones, i)
+    if scene.hands == "手插口袋":
+        canvas.line(curve([wrist + [-0.04, 0.0], wrist + [0, 0.012], wrist + [0.04, 0.0]]), darker(outfit.lower, 0.45), 0.007)
+        pocket = ellipse(wrist[0] + 0.012 * direction[0], wrist[1] + 0.036, 0.046, 0.042)
+        canvas.shapes([(pocket, darker(outfit.lower, 0.08))])
+        return joints, "hidden"
+    if scene.hands == "长袖遮手":
+        sleeve_end(canvas, elbow, wrist, outfit.top, 0.015 if scene.action == "看书" else 0.06)
+        return joints, "sleeve"
+    if scene.hands == "连指手套":
+        closed_hand(canvas, wrist, direction, thumb, MITTEN, WHITE)
+        return joints, "mitten"
+    if grips:
+        closed_hand(canvas, wrist, direction, thumb, SKIN)
+        return joints, "fist"
+    return open_hand(canvas, wrist, direction, thumb, anatomy.fingers[i], rng), "open"
+
+
+def _clothes(canvas: Canvas, scene: Scene, bones: Skeleton, outfit: Outfit) -> None:
+    side = bones.side
+    top = bones.joint["neck"]
+    ty = top[1]
+    base = ty - 0.375
+    shoulder, waist = (0.058, 0.062) if side else (0.105, 0.088)
+    flare, hem = outfit.flare * (0.72 if side else 1.0), outfit.hem + base
+    if bones.action == "坐着":
+        hem = min(hem, bones.joint["right_knee"][1] + 0.035)
+        flare *= 1.1
+    wy = ty + 0.17
+    body = [[-shoulder * 0.55, ty - 0.004], [-shoulder, ty + 0.03], [-waist, wy], [-flare, hem], [0, hem + 0.012], [flare, hem], [waist, wy],
+            [shoulder, ty + 0.03], [shoulder * 0.55, ty - 0.004]]
+    if outfit.legs is not None:  # trousers: the hips belong to them
+        wide = 0.070 if side else 0.098
+        hips = polygon([[-waist, wy + 0.04], [-wide, hem], [-wide, hem + 0.022], [0, hem + 0.046], [wide, hem + 0.022], [wide, hem], [waist, wy + 0.04]])
+        canvas.shapes([(hips, outfit.legs)])
+    canvas.shapes([(polygon(body), outfit.lower)])
+    if outfit.top != outfit.lower:
+        upper = [[-shoulder * 0.55, ty - 0.004], [-shoulder, ty + 0.03], [-waist, wy], [waist, wy], [shoulder, ty + 0.03], [shoulder * 0.55, ty - 0.004]]
+        canvas.shapes([(polygon(upper), outfit.top)])
+    if canvas.style.shade:
+        shadow = polygon([[waist * 0.45, wy], [flare * 0.45, hem + 0.006], [flare * 0.97, hem - 0.004], [waist * 0.97, wy]])
+        canvas.fill(shadow, darker(outfit.lower, 0.3), 0.35)
+    _trim(canvas, scene, outfit, ty, wy, hem, flare, waist, shoulder, side)
+
+
+def _trim(canvas, scene, outfit, ty, wy, hem, flare, waist, shoulder, side) -> None:
+    """The details by which each outfit is known."""
+    x = 0.022 if side else 0.0
+    dark = darker(outfit.lower, 0.32)
+    if scene.clothes == "白色连衣裙":
+        canvas.line(curve([[-waist, wy], [0, wy + 0.008], [waist, wy]]), (0.45, 0.68, 0.92), 0.024)
+        canvas.line(curve([[-flare + 0.008, hem - 0.028], [0, hem - 0.016], [flare - 0.008, hem - 0.028]]), (0.62, 0.80, 0.95), 0.010)
+    elif scene.clothes == "蓝色水手服":
+        collar = [[-shoulder * 0.8, ty], [x, ty + 0.085], [shoulder * 0.8, ty], [shoulder * 0.5, ty - 0.008], [-shoulder * 0.5, ty - 0.008]]
+        canvas.shapes([(polygon(collar), outfit.lower)])
+        canvas.shapes([(polygon([[x, ty + 0.07], [x - 0.035, ty + 0.125], [x, ty + 0.105], [x + 0.035, ty + 0.125]]), (0.90, 0.22, 0.26))])
+        for t in (-0.5, 0.0, 0.5):
+            canvas.line(curve([[t * waist, wy + 0.02], [t * flare, hem - 0.004]]), dark, 0.005)
+    elif scene.clothes == "黄色雨衣":
+        canvas.line(curve([[x, ty + 0.02], [x, hem]]), dark, 0.006)
+        for y in (ty + 0.07, ty + 0.15, ty + 0.23):
+            canvas.fill(ellipse(x + 0.018, y, 0.0125), (0.36, 0.34, 0.55))
+        canvas.shapes([(capsule([-shoulder * 0.62, ty], [shoulder * 0.62, ty], 0.024), outfit.lower)])
+    elif scene.clothes == "红色毛衣":
+        canvas.shapes([(capsule([-shoulder * 0.45, ty - 0.004], [shoulder * 0.45, ty - 0.004], 0.022), outfit.lower)])
+        for y in (ty + 0.085, ty + 0.125):
+            canvas.line(curve([[-waist, y], [0, y + 0.006], [waist, y]]), (0.99, 0.93, 0.85), 0.013)
+    elif scene.clothes == "绿色背带裤":
+        bib = [[-waist * 0.72, ty + 0.075], [waist * 0.72, ty + 0.075], [waist, wy + 0.01], [-waist, wy + 0.01]]
+        canvas.shapes([(polygon(bib), outfit.lower)])
+        for sign in (-1, 1):
+            canvas.line(curve([[sign * waist * 0.62, ty + 0.09], [sign * shoulder * 0.72, ty + 0.0]]), outfit.lower, 0.022)
+            canvas.fill(ellipse(sign * waist * 0.6, ty + 0.092, 0.011), (0.99, 0.85, 0.35))
+    elif scene.clothes == "紫色汉服":
+        for sign in (-1, 1):
+            canvas.line(curve([[sign * shoulder * 0.5, ty - 0.006], [x - sign * 0.028, ty + 0.11]]), WHITE, 0.019)
+        canvas.line(curve([[-waist, wy - 0.012], [0, wy - 0.006], [waist, wy - 0.012]]), (0.98, 0.66, 0.72), 0.048)
+        canvas.line(curve([[x + 0.02, wy + 0.01], [x + 0.03, wy + 0.16]]), (0.98, 0.66, 0.72), 0.014)
+        canvas.line(curve([[-flare, hem - 0.012], [0, hem], [flare, hem - 0.012]]), mix(outfit.lower, WHITE, 0.55), 0.014)
+    elif scene.clothes == SAMPLE_CLOTHES:
+        wide = shoulder + 0.03
+        low = wide + 0.055
+        cape = [[-shoulder * 0.5, ty - 0.008], [-wide, ty + 0.04], [-low, ty + 0.22], [-low * 0.5, ty + 0.245], [0, ty + 0.22], [low * 0.5, ty + 0.245],
+                [low, ty + 0.22], [wide, ty + 0.04], [shoulder * 0.5, ty - 0.008]]
+        canvas.shapes([(blob(cape, 0.28), (0.24, 0.22, 0.50))])
+        for sx, sy, r in ((-0.105, 0.12, 0.026), (0.0, 0.165, 0.029), (0.105, 0.115, 0.026), (-0.045, 0.075, 0.016), (0.055, 0.07, 0.016)):
+            canvas.fill(star(sx * (0.7 if side else 1), ty + sy, r), (1.0, 0.86, 0.30))
+        canvas.shapes([(ellipse(x, ty + 0.012, 0.024), (0.95, 0.36, 0.40))])
+
+
+def star(cx: float, cy: float, radius: float):
+    """A five-pointed star."""
+    turns = np.deg2rad(np.arange(10) * 36 - 90)
+    r = np.where(np.arange(10) % 2, 0.45, 1.0) * radius
+    return polygon(np.stack([cx + r * np.cos(turns), cy + r * np.sin(turns)], 1))
