@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 _MARGIN = 4  # pixels between pictures
-_JPEG_QUALITY = 88  # no visible loss at 128 pixels, a fifth of the size of PNG
+_QUALITY = 88  # no visible loss at 128 pixels, a fifth of the size of PNG
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -57,6 +57,15 @@ def grid(
     return sheet
 
 
+def encode_image(image: Image.Image, suffix: str) -> bytes:
+    """The bytes of a picture file; the format follows the suffix: ".png" (lossless), ".webp" or ".jpg"."""
+    buffer = io.BytesIO()
+    kind = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}[suffix.lower()]
+    options = {"quality": _QUALITY} | ({"subsampling": 0} if kind == "JPEG" else {})
+    image.save(buffer, kind, **({} if kind == "PNG" else options))
+    return buffer.getvalue()
+
+
 @dataclass(frozen=True)
 class ImageTable:
     """A picture with alternative text and a numbered list of captions; a notebook shows both below a cell."""
@@ -79,10 +88,8 @@ class ImageTable:
         # Two outputs and not one HTML table: code-hosting sites show image outputs but may strip images from HTML.
         from IPython.display import display
 
-        buffer = io.BytesIO()
-        self.sheet.save(buffer, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
         display(
-            {"image/jpeg": buffer.getvalue(), "text/plain": self.alt},
+            {"image/jpeg": encode_image(self.sheet, ".jpg"), "text/plain": self.alt},
             metadata={"image/jpeg": {"alt": self.alt}},
             raw=True,
         )

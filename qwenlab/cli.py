@@ -1,0 +1,122 @@
+"""The `qwenlab` command. Every sub-command is a thin call of a function that notebooks call, too."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from qwenlab.errors import QwenlabError
+
+
+class _OneLineErrors(TyperGroup):
+    """Print a user's mistake as one line and exit with status 2; anything else keeps its traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except QwenlabError as error:
+            typer.echo(f"qwenlab: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    help="Teach Qwen-Image a character with LoRA: notebooks, a micro model for the CPU, and the tools behind them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def check() -> None:
+    """Say what this machine has, what it lacks and what it can run. Exits with 1 when something is missing."""
+    from qwenlab.machine import check_machine, report
+
+    checks = check_machine()
+    typer.echo(report(checks))
+    raise typer.Exit(1 if any(check.ok is False for check in checks) else 0)
+
+
+@app.command()
+def train(config: Annotated[Path, typer.Argument(help="YAML file, such as configs/first_lora.yaml")]) -> None:
+    """Train a LoRA as a configuration file says."""
+    from qwenlab.config import read_config
+
+    settings = read_config(config)  # before torch is imported: a mistake in the file is answered at once
+    from qwenlab.pipeline import load_pipeline
+    from qwenlab.training import train_lora
+
+    result = train_lora(load_pipeline(settings.base), settings)
+    typer.echo(f"LoRA saved in {result.lora_path} after {result.seconds:.0f} s of training")
+    typer.echo(f'Next: qwenlab generate --base {settings.base} --lora {result.lora_path} --prompt "..." --out picture.png')
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option(help="What to draw; Chinese, in the captions' template, for micro")],
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp")],
+    lora: Annotated[Path | None, typer.Option(help="LoRA file; without it the base model draws")] = None,
+    base: Annotated[str, typer.Option(help='"micro", a pipeline folder, or "Qwen/Qwen-Image"')] = "micro",
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same picture")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampler steps")] = 20,
+) -> None:
+    """Draw one picture, with or without a LoRA."""
+    from qwenlab.show import encode_image
+
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise QwenlabError(f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp")
+    if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
+        raise QwenlabError(f"--out {out}: no file can be written there; give the path of a new picture")
+    if lora is not None:
+        from qwenlab.lora import lora_metadata
+
+        lora_metadata(lora)  # a missing or broken file is answered before the model is loaded
+    from qwenlab.files import atomic_write_bytes
+    from qwenlab.generate import generate as draw
+    from qwenlab.pipeline import load_pipeline
+
+    pipeline = load_pipeline(base, precision=precision)
+    if lora is not None:
+        from qwenlab.lora import load_lora
+
+        load_lora(pipeline, lora)
+    (image,) = draw(pipeline, prompt, seed, steps=steps, progress=True)
+    atomic_write_bytes(out, encode_image(image, out.suffix))
+    typer.echo(f"{out}: {image.width}x{image.height}, seed {seed}, {steps} steps")
+
+
+@app.command()
+def tour(
+    out: Annotated[Path, typer.Option(help="Folder for the executed copies and the page")] = Path("build"),
+) -> None:
+    """Run every notebook in order, without a browser, and put them on one HTML page."""
+    from qwenlab.tour import run_tour
+
+    page = run_tour(out)
+    typer.echo(f"All notebooks ran. Open {page} in a browser.")
+
+
+@app.command()
+def claims(
+    out: Annotated[Path | None, typer.Option(help="Write the table here (.md or .html) instead of printing it")] = None,
+) -> None:
+    """Show the claims this series examines, with verdict and evidence."""
+    from qwenlab.claims import load_claims, to_html, to_markdown
+    from qwenlab.files import atomic_write_text
+
+    formats = {".md": to_markdown, ".html": to_html}
+    if out is None:
+        typer.echo(to_markdown(load_claims()))
+    elif out.suffix in formats:
+        atomic_write_text(out, formats[out.suffix](load_claims()))
+        typer.echo(f"{out}: written")
+    else:
+        raise QwenlabError(f"--out {out}: unknown format {out.suffix!r}; end the name in .md or .html")
+
+
+def main() -> None:
+    """Entry point of the `qwenlab` command."""
+    app()
