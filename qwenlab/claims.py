@@ -49,7 +49,8 @@ def load_claims(path: str | Path = LEDGER) -> list[Claim]:
         if not isinstance(entry, dict) or set(entry) != _FIELDS:
             raise QwenlabError(f"{where}: an entry has exactly the fields {', '.join(sorted(_FIELDS))}")
         claim = Claim(
-            **{name: str(entry[name] or "") for name in _FIELDS - {"evidence"}}, evidence=tuple(entry["evidence"] or ())
+            **{name: str(entry[name] or "") for name in _FIELDS - {"evidence"}},
+            evidence=tuple(entry["evidence"] or ()),
         )
         _check(claim, where)
         if any(claim.id == other.id for other in claims):
@@ -60,7 +61,9 @@ def load_claims(path: str | Path = LEDGER) -> list[Claim]:
 
 def _check(claim: Claim, where: str) -> None:
     if claim.verdict not in VERDICTS:
-        raise QwenlabError(f"{where} ({claim.id}): verdict {claim.verdict!r} is not one of {', '.join(VERDICTS)}")
+        raise QwenlabError(
+            f"{where} ({claim.id}): verdict {claim.verdict!r} is not one of {', '.join(VERDICTS)}"
+        )
     if claim.verdict == "open":
         if claim.evidence:
             raise QwenlabError(f"{where} ({claim.id}): has evidence but no verdict: give the verdict")
@@ -83,7 +86,8 @@ def to_html(claims: list[Claim]) -> str:
     """The ledger as an HTML fragment: a paragraph and a table."""
     heads = "".join(f'<th scope="col">{head}</th>' for head in _HEADS)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in map(_row, claims)
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+        for row in map(_row, claims)
     )
     return f"<p>{_summary(claims)}</p>\n<table>\n<tr>{heads}</tr>\n{rows}</table>\n"
 

@@ -50,7 +50,9 @@ def train(config: Annotated[Path, typer.Argument(help="YAML file, such as config
 
     result = train_lora(load_pipeline(settings.base), settings)
     typer.echo(f"LoRA saved in {result.lora_path} after {result.seconds:.0f} s of training")
-    typer.echo(f'Next: qwenlab generate --base {settings.base} --lora {result.lora_path} --prompt "..." --out picture.png')
+    typer.echo(
+        f'Next: qwenlab generate --base {settings.base} --lora {result.lora_path} --prompt "..." --out picture.png'
+    )
 
 
 @app.command()
@@ -59,7 +61,9 @@ def generate(
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp")],
     lora: Annotated[Path | None, typer.Option(help="LoRA file; without it the base model draws")] = None,
     base: Annotated[str, typer.Option(help='"micro", a pipeline folder, or "Qwen/Qwen-Image"')] = "micro",
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same picture")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampler steps")] = 20,
 ) -> None:
@@ -67,7 +71,9 @@ def generate(
     from qwenlab.show import encode_image
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise QwenlabError(f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp")
+        raise QwenlabError(
+            f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp"
+        )
     if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
         raise QwenlabError(f"--out {out}: no file can be written there; give the path of a new picture")
     if lora is not None:
@@ -101,7 +107,9 @@ def tour(
 
 @app.command()
 def claims(
-    out: Annotated[Path | None, typer.Option(help="Write the table here (.md or .html) instead of printing it")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the table here (.md or .html) instead of printing it")
+    ] = None,
 ) -> None:
     """Show the claims this series examines, with verdict and evidence."""
     from qwenlab.claims import load_claims, to_html, to_markdown

@@ -146,7 +146,9 @@ def check_stamped_file(path: str | Path, *, root: str | Path = REPOSITORY) -> li
     if not record_path.is_file():
         return [f"{path.name} has no record beside it: write it with qwenlab.files.stamp_file"]
     record = json.loads(record_path.read_text(encoding="utf-8"))
-    changed = [] if record["sha256"] == sha256_file(path) else [f"{path.name} is not the file that was recorded"]
+    changed = (
+        [] if record["sha256"] == sha256_file(path) else [f"{path.name} is not the file that was recorded"]
+    )
     return changed + check_stamp(record, root=root)
 
 
@@ -165,14 +167,18 @@ def _files(paths: Iterable[str | Path]) -> list[Path]:
 def _relative(path: Path) -> str:
     path = path.resolve()
     if not path.is_relative_to(REPOSITORY):
-        raise QwenlabError(f"{path} lies outside the repository: a stored result may only cite files inside {REPOSITORY}")
+        raise QwenlabError(
+            f"{path} lies outside the repository: a stored result may only cite files inside {REPOSITORY}"
+        )
     return path.relative_to(REPOSITORY).as_posix()
 
 
 def _plain(config: Any) -> Any:
     if is_dataclass(config) and not isinstance(config, type):
         config = asdict(config)
-    return json.loads(json.dumps(config, default=str, allow_nan=False))  # tuples and paths become what JSON keeps
+    return json.loads(
+        json.dumps(config, default=str, allow_nan=False)
+    )  # tuples and paths become what JSON keeps
 
 
 def _versions() -> dict[str, str]:

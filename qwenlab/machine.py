@@ -13,7 +13,16 @@ import psutil
 from qwenlab.files import REPOSITORY
 
 GIB = 1024**3
-_NEEDED = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors", "jupyterlab")
+_NEEDED = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "jupyterlab",
+)
 # Peak GPU memory of training Qwen-Image at 1024x1024, rank 64, batch 1, checkpointing, cached text and latents.
 # Predicted from the parameter counts, not measured.
 _FULL_SIZE_GIB = (("bf16", 46), ("int8", 26), ("nf4", 17))
@@ -55,14 +64,20 @@ def report(checks: list[Check] | None = None) -> str:
 
 def _python() -> Check:
     label = f"Python {platform.python_version()}"
-    return Check(sys.version_info >= (3, 11), label, "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer")
+    return Check(
+        sys.version_info >= (3, 11),
+        label,
+        "" if sys.version_info >= (3, 11) else "install Python 3.11 or newer",
+    )
 
 
 def _package(name: str) -> Check:
     try:
         return Check(True, f"{name} {metadata.version(name)}")
     except metadata.PackageNotFoundError:
-        return Check(False, f"{name} is missing", "run `make lab` again, or: pip install -c constraints.txt -e .")
+        return Check(
+            False, f"{name} is missing", "run `make lab` again, or: pip install -c constraints.txt -e ."
+        )
 
 
 def _shipped_files() -> Check:
@@ -107,7 +122,10 @@ def _gpu_and_abilities() -> list[Check]:
         return [
             Check(None, "GPU: none that torch can use"),
             micro,
-            Check(None, "cannot run: training the 20B Qwen-Image, which needs a CUDA GPU (17 GiB or more, predicted)"),
+            Check(
+                None,
+                "cannot run: training the 20B Qwen-Image, which needs a CUDA GPU (17 GiB or more, predicted)",
+            ),
         ]
     gpu = torch.cuda.get_device_properties(0)
     total = gpu.total_memory / GIB
@@ -117,4 +135,8 @@ def _gpu_and_abilities() -> list[Check]:
         if fits
         else Check(None, "cannot train Qwen-Image 20B: it needs 17 GiB or more of GPU memory (predicted)")
     )
-    return [Check(True, f"GPU: {gpu.name}, {total:.1f} GiB, torch for CUDA {torch.version.cuda}"), micro, full]
+    return [
+        Check(True, f"GPU: {gpu.name}, {total:.1f} GiB, torch for CUDA {torch.version.cuda}"),
+        micro,
+        full,
+    ]

@@ -86,7 +86,9 @@ def one_page(paths: Sequence[Path], notebooks: Sequence[NotebookNode]) -> str:
     """One HTML page of several executed notebooks, with a list of contents and working links between them."""
     from nbconvert import HTMLExporter
 
-    contents = "\n".join(f"1. [{_title(nb, path)}](#{path.stem})" for path, nb in zip(paths, notebooks, strict=True))
+    contents = "\n".join(
+        f"1. [{_title(nb, path)}](#{path.stem})" for path, nb in zip(paths, notebooks, strict=True)
+    )
     cells = [nbformat.v4.new_markdown_cell(f"# qwenlab\n\n{contents}", id="contents")]
     for path, notebook in zip(paths, notebooks, strict=True):
         cells.append(nbformat.v4.new_markdown_cell(f'<a id="{path.stem}"></a>', id=f"start-{path.stem}"))
@@ -98,7 +100,9 @@ def one_page(paths: Sequence[Path], notebooks: Sequence[NotebookNode]) -> str:
             cells.append(cell)
     page = nbformat.v4.new_notebook(cells=cells, metadata={"title": "qwenlab", **_language(notebooks)})
     exporter = HTMLExporter(embed_images=True)
-    html, _ = exporter.from_notebook_node(page, {"metadata": {"path": str(paths[0].parent), "name": "qwenlab"}})
+    html, _ = exporter.from_notebook_node(
+        page, {"metadata": {"path": str(paths[0].parent), "name": "qwenlab"}}
+    )
     return html
 
 
