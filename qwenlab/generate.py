@@ -46,8 +46,11 @@ def generate(
         progress: show the pipeline's bar of steps.
 
     Returns: PIL images (RGB) in the order of the pairs.
-    Raises: ValueError when the numbers of prompts and seeds do not match.
+    Raises: ValueError when the numbers of prompts and seeds do not match, and for fewer than 2 steps, with which
+        the stock scheduler divides zero by zero and returns a black picture.
     """
+    if steps < 2:
+        raise ValueError(f"steps must be 2 or more, not {steps}")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     count = max(len(prompts), len(seeds))

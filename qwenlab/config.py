@@ -1,0 +1,173 @@
+"""The training configuration: one dataclass, read from YAML, in which a misspelt key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qwenlab.errors import QwenlabError
+from qwenlab.flow import SIGMA_SAMPLING
+from qwenlab.lora import TARGETS
+
+# Sections only group keys for the reader; every key has one name, whatever section it stands in.
+SECTIONS = ("model", "data", "training", "lora", "preview")
+CHOICES = {
+    "apply_to": tuple(TARGETS),
+    "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
+    "mixed_precision": ("fp32", "bf16"),
+    "optimizer": ("adamw", "adamw_8bit"),
+    "timestep_sampling": SIGMA_SAMPLING,
+}
+POSITIVE = (
+    "resolution", "batch_size_per_gpu", "gradient_accumulation_steps", "max_train_steps", "learning_rate", "rank",
+    "alpha", "max_grad_norm",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed"
+)  # fmt: skip
+SHARES = ("dropout", "caption_dropout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides what a LoRA run does. Names follow the trainers' habit; 0 switches a `every_n` off."""
+
+    # model
+    base: str = "micro"  # what load_pipeline takes: "micro", a folder, "Qwen/Qwen-Image"
+    resolution: int = 128  # side in pixels; pictures are letterboxed to a square
+    # data
+    dataset: str = "data_sample"  # folder with images/ and captions.jsonl
+    output_dir: str = "runs/lora"
+    trigger: str = ""  # the caption tag that stands for the character; recorded in the file, not used
+    caption_dropout: float = 0.1  # share of samples that see the negative prompt instead: keeps guidance working
+    # training
+    batch_size_per_gpu: int = 1
+    gradient_accumulation_steps: int = 1
+    max_train_steps: int = 1000  # optimizer steps
+    learning_rate: float = 1e-4
+    lr_scheduler: str = "cosine"
+    warmup_steps: int = 0  # optimizer steps
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    timestep_sampling: str = "logit_normal"  # see qwenlab.flow.sample_sigmas
+    mixed_precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    save_every_n_steps: int = 0
+    seed: int = 0
+    # lora
+    rank: int = 8
+    alpha: float = 8.0
+    dropout: float = 0.0
+    apply_to: list[str] = field(default_factory=lambda: ["attention+mlp"])
+    # preview
+    preview_prompts: list[str] = field(default_factory=list)
+    preview_every_n_steps: int = 0
+    preview_steps: int = 20  # steps of the sampler
+    guidance: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
+                raise QwenlabError(f"{name}: {getattr(self, name)} must be greater than 0")
+        for name in NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise QwenlabError(f"{name}: {getattr(self, name)} must be 0 or more")
+        for name in SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                raise QwenlabError(f"{name}: {getattr(self, name)} must be at least 0 and less than 1")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            for item in value if isinstance(value, list) else [value]:
+                if item not in choices:
+                    raise QwenlabError(f"{name}: {item!r} is not {_one_of(choices)}{_nearest(item, choices)}")
+        if self.resolution % 16:
+            raise QwenlabError(f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)")
+        if self.warmup_steps >= self.max_train_steps:
+            raise QwenlabError(
+                f"warmup_steps: {self.warmup_steps} must be less than max_train_steps ({self.max_train_steps})"
+            )
+
+    def hash(self) -> str:
+        """Sixteen hex digits of every setting that can change the weights."""
+        ignored = ("output_dir", "save_every_n_steps", "preview_prompts", "preview_every_n_steps", "preview_steps")
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_config(path: str | Path) -> TrainConfig:
+    """Read a YAML file into a TrainConfig. Keys may stand at the top or in the sections of `SECTIONS`.
+
+    Raises QwenlabError (one line, with the file) for a missing or broken file, an unknown or repeated key with the
+    nearest valid name, a value of the wrong type, an impossible value.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise QwenlabError(f"{path}: no such configuration file; see configs/ for examples")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise QwenlabError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
+    try:
+        return config_from_mapping(content)
+    except QwenlabError as error:
+        raise QwenlabError(f"{path}: {error}") from error
+
+
+def config_from_mapping(content: Any) -> TrainConfig:
+    """A TrainConfig from nested or flat settings; raises QwenlabError as `read_config` does, without a file name."""
+    if not isinstance(content, Mapping):
+        raise QwenlabError("holds no settings; write lines such as 'max_train_steps: 600'")
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if key in SECTIONS and not isinstance(value, Mapping):
+            raise QwenlabError(f"{key}: is a section; indent its settings below it")
+        for name, item in value.items() if key in SECTIONS else [(key, value)]:
+            if name in flat:
+                raise QwenlabError(f"{name}: is set twice; delete one")
+            flat[name] = item
+    types_of = typing.get_type_hints(TrainConfig)
+    for name in flat:
+        if name not in types_of:
+            raise QwenlabError(f"{name}: unknown key{_nearest(str(name), [*types_of, *SECTIONS])}")
+    return TrainConfig(**{name: _convert(name, value, types_of[name]) for name, value in flat.items()})
+
+
+def _convert(name: str, value: Any, wanted: Any) -> Any:
+    """Check a YAML value against a field's type, allowing what YAML writers mean."""
+    if isinstance(wanted, types.GenericAlias):  # list[str]: a single name will do
+        items = value if isinstance(value, list) else [value]
+        if all(isinstance(item, str) for item in items):
+            return items
+    elif wanted is float:
+        try:  # YAML 1.1 reads 8e-6, without a dot, as a text
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        except ValueError:
+            number = None
+        if number is not None and abs(number) < float("inf"):
+            return number
+    elif type(value) is wanted:
+        return value
+    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(wanted, "a list of texts")
+    raise QwenlabError(f"{name}: {value!r} must be {expected}")
+
+
+def _one_of(choices: typing.Sequence[str]) -> str:
+    return "one of " + ", ".join(choices)
+
+
+def _nearest(name: str, choices: typing.Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
