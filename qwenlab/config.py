@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from qwenlab.errors import QwenlabError
-from qwenlab.flow import SIGMA_SAMPLING
-from qwenlab.lora import TARGETS
 
 # Sections only group keys for the reader; every key has one name, whatever section it stands in.
 SECTIONS = ("model", "data", "training", "lora", "preview")
+# Written out here, so that a mistake in a file is answered without importing torch; tests compare them with the code.
 CHOICES = {
-    "apply_to": tuple(TARGETS),
+    "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
     "mixed_precision": ("fp32", "bf16"),
     "optimizer": ("adamw", "adamw_8bit"),
-    "timestep_sampling": SIGMA_SAMPLING,
+    "timestep_sampling": ("uniform", "logit_normal", "shifted"),
 }
 POSITIVE = (
     "resolution", "batch_size_per_gpu", "gradient_accumulation_steps", "max_train_steps", "learning_rate", "rank",
@@ -160,8 +159,8 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
             return number
     elif type(value) is wanted:
         return value
-    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(wanted, "a list of texts")
-    raise QwenlabError(f"{name}: {value!r} must be {expected}")
+    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    raise QwenlabError(f"{name}: {value!r} must be {expected.get(wanted, 'a list of texts')}")
 
 
 def _one_of(choices: typing.Sequence[str]) -> str:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from qwenlab.config import TrainConfig, config_from_mapping, read_config
+from qwenlab.config import CHOICES, TrainConfig, config_from_mapping, read_config
 from qwenlab.errors import QwenlabError
+from qwenlab.flow import SIGMA_SAMPLING
+from qwenlab.lora import TARGETS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -65,6 +67,10 @@ def test_mistakes_are_one_line(tmp_path, text, message):
         read_config(path)
     assert message in str(caught.value)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_choices_are_what_the_code_knows():
+    assert CHOICES["apply_to"] == tuple(TARGETS) and CHOICES["timestep_sampling"] == SIGMA_SAMPLING
 
 
 def test_missing_file(tmp_path):
