@@ -40,7 +40,7 @@ def check() -> None:
 
 
 @app.command()
-def train(config: Annotated[Path, typer.Argument(help="YAML file, such as configs/first_lora.yaml")]) -> None:
+def train(config: Annotated[Path, typer.Argument(help="YAML file, such as configs/micro_lora.yaml")]) -> None:
     """Train a LoRA as a configuration file says."""
     from qwenlab.config import read_config
 

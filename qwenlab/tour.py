@@ -16,6 +16,17 @@ from qwenlab.files import REPOSITORY, atomic_write_text
 NOTEBOOKS = REPOSITORY / "notebooks"
 
 
+class CellFailed(QwenlabError):
+    """A notebook stopped. number: place of the cell, from 1; cell_id: its id; what: the error, in one line."""
+
+    def __init__(self, path: Path, number: int, cell_id: str, what: str):
+        self.number, self.cell_id, self.what = number, cell_id, what
+        super().__init__(
+            f"{path.name}, cell {number} (id {cell_id}) failed: {what}; "
+            "open the notebook in JupyterLab and run it up to that cell to see more"
+        )
+
+
 def run_tour(out: str | Path = "build", folder: str | Path = NOTEBOOKS) -> Path:
     """Execute every `NN_name.ipynb` of `folder` in order; return the path of the page with all of them.
 
@@ -51,7 +62,7 @@ def find_notebooks(folder: str | Path) -> list[Path]:
 def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
     """Run a notebook in place, in the folder it lives in, with this environment's Python.
 
-    on_cell: called after each code cell. Raises QwenlabError naming the notebook and the cell that failed.
+    on_cell: called after each code cell. Raises CellFailed (a QwenlabError) naming the notebook and the cell.
     """
     running = [0]
 
@@ -61,6 +72,7 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
     client = NotebookClient(
         notebook,
         timeout=None,  # the tour waits; whoever watches the bar may stop it
+        startup_timeout=120,  # a busy machine needs more than the usual 60 s to start a kernel
         kernel_name="python3",  # ipykernel's own, so this very interpreter, whatever the file names
         resources={"metadata": {"path": str(path.parent)}},
         store_widget_state=False,  # widget state breaks the display of notebooks on code-hosting sites
@@ -69,17 +81,13 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
     )
     try:
         client.execute()
-    except (CellExecutionError, DeadKernelError) as error:
-        cell = notebook.cells[running[0]]
-        what = (
-            f"{error.ename}: {error.evalue.strip().partition(chr(10))[0]}"
-            if isinstance(error, CellExecutionError)
-            else "the kernel died, probably for lack of memory"
-        )
-        raise QwenlabError(
-            f"{path.name}, cell {running[0] + 1} (id {cell.get('id', 'none')}) failed: {what}; "
-            "open the notebook in JupyterLab and run it up to that cell to see more"
-        ) from error
+    except CellExecutionError as error:
+        what = f"{error.ename}: {error.evalue.strip().partition(chr(10))[0]}"
+    except DeadKernelError:
+        what = "the kernel died, probably for lack of memory"
+    else:
+        return
+    raise CellFailed(path, running[0] + 1, notebook.cells[running[0]].get("id", "none"), what)
 
 
 def one_page(paths: Sequence[Path], notebooks: Sequence[NotebookNode]) -> str:

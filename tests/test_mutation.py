@@ -1,0 +1,49 @@
+"""Notebook 00 fails when a central function is broken: the mechanism, and the stored outcome of all mutants."""
+
+import importlib
+import json
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from benchmarks.mutate import MUTANTS, NOTEBOOK, RESULTS, Mutant, code_hash, survives
+
+
+@pytest.fixture
+def notebook():
+    return new_notebook(
+        cells=[
+            new_markdown_cell("# A small lesson"),
+            new_code_cell("from qwenlab.flow import velocity\nfrom qwenlab import training", id="imports"),
+            new_code_cell("assert velocity(1.0, 3.0) == 2.0 and training.velocity is velocity", id="check"),
+        ]
+    )
+
+
+def test_a_mutant_in_place_makes_the_check_fail(notebook, tmp_path):
+    survived, failure = survives(notebook, tmp_path / "a.ipynb", MUTANTS["velocity_sign"])
+    assert not survived
+    assert failure["cell"] == "check" and failure["error"].startswith("AssertionError")
+    assert len(notebook.cells) == 3  # the notebook itself is not changed
+
+
+def test_a_broken_mutant_is_no_kill(notebook, tmp_path):
+    with pytest.raises(RuntimeError, match="mutant itself is broken"):
+        survives(notebook, tmp_path / "a.ipynb", Mutant("qwenlab.errors:no_such_name", "lambda f: f"))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_has_a_target(name):
+    module, function = MUTANTS[name].target.split(":")
+    original = getattr(importlib.import_module(module), function)
+    assert callable(eval(MUTANTS[name].wrap)(original))
+
+
+def test_stored_run_killed_every_mutant_of_the_present_notebook():
+    stored = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert {name: outcome["survived"] for name, outcome in stored["mutants"].items()} == dict.fromkeys(
+        MUTANTS, False
+    )
+    present = code_hash(nbformat.read(NOTEBOOK, as_version=4))
+    assert stored["made_with"]["config"]["code_sha256"] == present, "run again: python benchmarks/mutate.py"
