@@ -17,7 +17,8 @@ from qwenlab.errors import QwenlabError
 
 # Sections only group keys for the reader; every key has one name, whatever section it stands in.
 SECTIONS = ("model", "data", "training", "lora", "preview")
-# Written out here, so that a mistake in a file is answered without importing torch; tests compare them with the code.
+# Written out here, so that a mistake in a file is answered without importing torch; tests compare them with
+# the code.
 CHOICES = {
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
@@ -26,8 +27,8 @@ CHOICES = {
     "timestep_sampling": ("uniform", "logit_normal", "shifted"),
 }
 POSITIVE = (
-    "resolution", "batch_size_per_gpu", "gradient_accumulation_steps", "max_train_steps", "learning_rate", "rank",
-    "alpha", "max_grad_norm",
+    "resolution", "batch_size_per_gpu", "gradient_accumulation_steps", "max_train_steps", "learning_rate",
+    "max_grad_norm", "rank", "alpha",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed"
@@ -37,7 +38,7 @@ SHARES = ("dropout", "caption_dropout")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides what a LoRA run does. Names follow the trainers' habit; 0 switches a `every_n` off."""
+    """Everything that decides what a LoRA run does. Names are the usual ones; an `every_n` of 0 is off."""
 
     # model
     base: str = "micro"  # what load_pipeline takes: "micro", a folder, "Qwen/Qwen-Image"
@@ -46,7 +47,9 @@ class TrainConfig:
     dataset: str = "data_sample"  # folder with images/ and captions.jsonl
     output_dir: str = "runs/lora"
     trigger: str = ""  # the caption tag that stands for the character; recorded in the file, not used
-    caption_dropout: float = 0.1  # share of samples that see the negative prompt instead: keeps guidance working
+    caption_dropout: float = (
+        0.1  # share of samples that see the negative prompt instead: keeps guidance working
+    )
     # training
     batch_size_per_gpu: int = 1
     gradient_accumulation_steps: int = 1
@@ -89,15 +92,26 @@ class TrainConfig:
                 if item not in choices:
                     raise QwenlabError(f"{name}: {item!r} is not {_one_of(choices)}{_nearest(item, choices)}")
         if self.resolution % 16:
-            raise QwenlabError(f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)")
+            raise QwenlabError(
+                f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)"
+            )
+        if self.preview_every_n_steps and not self.preview_prompts:
+            raise QwenlabError("preview_every_n_steps: needs preview_prompts, a list of captions to draw")
         if self.warmup_steps >= self.max_train_steps:
             raise QwenlabError(
-                f"warmup_steps: {self.warmup_steps} must be less than max_train_steps ({self.max_train_steps})"
+                f"warmup_steps: {self.warmup_steps} must be less than max_train_steps "
+                f"({self.max_train_steps})"
             )
 
     def hash(self) -> str:
         """Sixteen hex digits of every setting that can change the weights."""
-        ignored = ("output_dir", "save_every_n_steps", "preview_prompts", "preview_every_n_steps", "preview_steps")
+        ignored = (
+            "output_dir",
+            "save_every_n_steps",
+            "preview_prompts",
+            "preview_every_n_steps",
+            "preview_steps",
+        )
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -105,8 +119,8 @@ class TrainConfig:
 def read_config(path: str | Path) -> TrainConfig:
     """Read a YAML file into a TrainConfig. Keys may stand at the top or in the sections of `SECTIONS`.
 
-    Raises QwenlabError (one line, with the file) for a missing or broken file, an unknown or repeated key with the
-    nearest valid name, a value of the wrong type, an impossible value.
+    Raises QwenlabError (one line, with the file) for a missing or broken file, an unknown or repeated key
+    with the nearest valid name, a value of the wrong type, an impossible value.
     """
     import yaml
 
@@ -126,7 +140,7 @@ def read_config(path: str | Path) -> TrainConfig:
 
 
 def config_from_mapping(content: Any) -> TrainConfig:
-    """A TrainConfig from nested or flat settings; raises QwenlabError as `read_config` does, without a file name."""
+    """A TrainConfig from nested or flat settings; raises as `read_config` does, without a file name."""
     if not isinstance(content, Mapping):
         raise QwenlabError("holds no settings; write lines such as 'max_train_steps: 600'")
     flat: dict[str, Any] = {}
@@ -152,7 +166,9 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
             return items
     elif wanted is float:
         try:  # YAML 1.1 reads 8e-6, without a dot, as a text
-            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+            number = (
+                float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+            )
         except ValueError:
             number = None
         if number is not None and abs(number) < float("inf"):

@@ -1,4 +1,4 @@
-"""A folder of pictures and captions, checked; and the latents and text embeddings that training reads instead.
+"""A folder of pictures and captions, checked, and the cached latents and text embeddings made of it.
 
     my_dataset/
         images/img_001.png ...
@@ -55,9 +55,9 @@ class Dataset:
 def read_dataset(folder: str | Path) -> Dataset:
     """Read and check a dataset folder; every image is opened and decoded once.
 
-    Raises QwenlabError, naming file, line and remedy, for: a missing folder or captions file, a line that is not
-    JSON or lacks a key, a caption without its image, two captions of one image, a path or symbolic link that leaves
-    the folder, an unreadable or huge image. An image without caption is only a warning: it is not used.
+    Raises QwenlabError, naming file, line and remedy, for: a missing folder or captions file, a line that is
+    not JSON or lacks a key, a caption without its image, two captions of one image, a path or symbolic link
+    that leaves the folder, an unreadable or huge image. An image without caption is unused, with a warning.
     """
     folder = Path(folder)
     images, captions = folder / "images", folder / "captions.jsonl"
@@ -66,7 +66,9 @@ def read_dataset(folder: str | Path) -> Dataset:
     if not images.is_dir():
         raise QwenlabError(f"{images}: no such folder; put the pictures there")
     if not captions.is_file():
-        raise QwenlabError(f'{captions}: no such file; write one line a picture: {{"file_name": ..., "text": ...}}')
+        raise QwenlabError(
+            f'{captions}: no such file; write one line a picture: {{"file_name": ..., "text": ...}}'
+        )
     samples: dict[Path, Sample] = {}
     for number, line in enumerate(_lines(captions), start=1):
         if not line.strip():
@@ -74,10 +76,14 @@ def read_dataset(folder: str | Path) -> Dataset:
         sample = _read_caption(line, f"{captions}, line {number}", images, number)
         if sample.path in samples:
             first = samples[sample.path].line
-            raise QwenlabError(f"{captions}, line {number}: {sample.path.name} has a caption on line {first} already")
+            raise QwenlabError(
+                f"{captions}, line {number}: {sample.path.name} has a caption on line {first} already"
+            )
         samples[sample.path] = sample
     if not samples:
-        raise QwenlabError(f'{captions}: holds no caption; write one line a picture: {{"file_name": ..., "text": ...}}')
+        raise QwenlabError(
+            f'{captions}: holds no caption; write one line a picture: {{"file_name": ..., "text": ...}}'
+        )
     for sample in samples.values():
         open_image(sample.path)
     found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -99,7 +105,9 @@ def _read_caption(line: str, where: str, images: Path, number: int) -> Sample:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", type(error).__name__)
-        raise QwenlabError(f'{where}: not JSON ({reason}); write {{"file_name": "a.png", "text": "..."}}') from error
+        raise QwenlabError(
+            f'{where}: not JSON ({reason}); write {{"file_name": "a.png", "text": "..."}}'
+        ) from error
     for key in ("file_name", "text"):
         if not isinstance(record, dict) or not isinstance(record.get(key), str) or not record[key].strip():
             raise QwenlabError(f'{where}: needs "{key}" with a text that is not empty')
@@ -113,12 +121,12 @@ def _read_caption(line: str, where: str, images: Path, number: int) -> Sample:
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode a picture to RGB: turned as its EXIF says, transparency on white. Raises QwenlabError if it cannot be."""
+    """Decode a picture to RGB, turned as its EXIF says, transparency on white; raises QwenlabError."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise QwenlabError(
-                    f"{path}: {image.width} x {image.height} pixels is more than {MAX_PIXELS:,}; scale it down"
+                    f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; scale it down"
                 )
             image = ImageOps.exif_transpose(image)
             if image.has_transparency_data:
@@ -128,11 +136,13 @@ def open_image(path: str | Path) -> Image.Image:
     except QwenlabError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
-        raise QwenlabError(f"{path}: not a readable image ({type(error).__name__}: {error}); replace it") from error
+        raise QwenlabError(
+            f"{path}: not a readable image ({type(error).__name__}: {error}); replace it"
+        ) from error
 
 
 def fit_image(image: Image.Image, size: tuple[int, int], fill: str = "black") -> Image.Image:
-    """Scale to fit (width, height) without cropping or stretching, and fill the rest: letterboxing. Lanczos."""
+    """Letterboxing: scale to fit (width, height) without cropping or stretching (Lanczos), fill the rest."""
     return ImageOps.pad(image, size, method=Image.Resampling.LANCZOS, color=fill)
 
 
@@ -144,20 +154,20 @@ def image_tensor(image: Image.Image) -> Tensor:
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """The VAE's posterior for N pictures, in the normalised units the transformer works in. Both (N, C, h, w)."""
+    """The VAE's posterior for N pictures in the transformer's normalised units, both (N, C, h, w)."""
 
     mean: Tensor
     std: Tensor
 
     def sample(self, index: int, generator: torch.Generator) -> Tensor:
-        """A fresh draw (C, h, w) of picture `index`; a frozen draw would be learnt as if it belonged to the picture."""
+        """A fresh draw (C, h, w) for picture `index`; a frozen one would be learnt as part of the picture."""
         mean = self.mean[index]
         return mean + self.std[index] * torch.randn(mean.shape, generator=generator)
 
 
 @torch.no_grad()
 def encode_image(pipeline: QwenImagePipeline, image: Tensor) -> tuple[Tensor, Tensor]:
-    """(3, H, W) in [-1, 1] -> mean and standard deviation of the normalised posterior, each (C, h, w) float32, CPU.
+    """(3, H, W) in [-1, 1] -> mean and std of the normalised posterior, each (C, h, w) float32 on the CPU.
 
     Pictures are encoded one by one: the result then cannot depend on which other pictures are cached with it.
     """
@@ -173,15 +183,15 @@ def encode_image(pipeline: QwenImagePipeline, image: Tensor) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def encode_text(pipeline: QwenImagePipeline, text: str) -> Tensor:
-    """A caption's embeddings (S, D) on the CPU, as the pipeline makes them: template added, its 34 tokens dropped."""
+    """A caption's embeddings (S, D) on the CPU, as the pipeline makes them (without its template)."""
     return pipeline.encode_prompt(text)[0][0].cpu()
 
 
 def pad_texts(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Embeddings of several lengths -> (B, S, D) filled with zeros, and a bool mask (B, S), None if nothing is padded.
+    """Embeddings of several lengths -> (B, S, D) padded with zeros, and a bool mask (B, S) or None.
 
-    The mask is essential: without it the zeros take part in attention, and a caption's meaning depends on its
-    neighbours in the batch.
+    The mask, None when nothing is padded, is essential: without it the zeros take part in attention, and a
+    caption's meaning depends on its neighbours in the batch.
     """
     lengths = torch.tensor([len(text) for text in texts])
     padded = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
@@ -198,9 +208,9 @@ def cache_latents(
 ) -> LatentStatistics:
     """Latent statistics of every sample's picture, letterboxed to `resolution` squared.
 
-    With `cache_file` (.safetensors) entries are read from there, missing ones computed and the file rewritten. An
-    entry's key is a hash of the image file, the resolution and the VAE: a changed picture is computed anew.
-    `on_item` is called after each picture, for a progress bar.
+    With `cache_file` (.safetensors) entries are read from there, missing ones computed and the file
+    rewritten. An entry's key is a hash of the image file, the resolution and the VAE: a changed picture is
+    computed anew. `on_item` is called after each picture, for a progress bar.
     """
     model = module_hash(pipeline.vae)
     stored = _read_cache(cache_file)
@@ -227,7 +237,7 @@ def cache_texts(
     cache_file: str | Path | None = None,
     on_item: Callable[[], None] = lambda: None,
 ) -> list[Tensor]:
-    """Embeddings (S_i, D) of every text; the file works as in `cache_latents`, keyed by text and text encoder."""
+    """Embeddings (S_i, D) of every text; the file works as in `cache_latents`, keyed by text and encoder."""
     model = module_hash(pipeline.text_encoder)
     stored = _read_cache(cache_file)
     keys = [_hash(text, model) for text in texts]
@@ -241,7 +251,7 @@ def cache_texts(
 
 
 def module_hash(module: nn.Module) -> str:
-    """A hash that changes with a model's configuration and weights (up to 64 values of each tensor are read)."""
+    """A hash that changes with a model's configuration and weights (64 values of each tensor are read)."""
     digest = hashlib.sha256(str(getattr(module, "config", "")).encode())
     for name, tensor in sorted(module.state_dict().items()):
         flat = tensor.detach().flatten()
@@ -263,7 +273,9 @@ def _read_cache(path: str | Path | None) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise QwenlabError(f"{path}: unreadable cache ({error}); delete it, it will be computed again") from error
+        raise QwenlabError(
+            f"{path}: unreadable cache ({error}); delete it, it will be computed again"
+        ) from error
 
 
 def _write_cache(path: str | Path | None, stored: dict[str, Tensor], entries: dict[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """Flow matching as Qwen-Image does it: straight paths from data to noise, and the sigmas that walk them.
 
-Direction of time: sigma = 0 is data, sigma = 1 is pure noise. The network sees sigma as its `timestep` and predicts
-the velocity `noise - x0`. Conventions are those of diffusers' `QwenImagePipeline` and
+Direction of time: sigma = 0 is data, sigma = 1 is pure noise. The network sees sigma as its `timestep` and
+predicts the velocity `noise - x0`. Conventions are those of diffusers' `QwenImagePipeline` and
 `FlowMatchEulerDiscreteScheduler`, so that training and inference meet.
 
 Sources: Lipman et al., Flow Matching (arXiv 2210.02747); Liu et al., Rectified Flow (arXiv 2209.03003);
@@ -38,12 +38,12 @@ def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def velocity(x0: Tensor, noise: Tensor) -> Tensor:
-    """What the network learns to predict: dx_t / dsigma = `noise - x0`, the same at every sigma. Shapes (B, ...)."""
+    """What the network learns to predict: dx_t / dsigma = `noise - x0` at every sigma. Shapes (B, ...)."""
     return noise - x0
 
 
 def predict_x0(x_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
-    """The clean data that a velocity points back to: `x_t - sigma v`. Its error is sigma times the error of `v`.
+    """The clean data that a velocity points back to: `x_t - sigma v`. Its error is sigma times that of `v`.
 
     Args: `x_t`, `v` (B, ...), `sigma` (B,) in [0, 1]. Returns (B, ...).
     """
@@ -51,10 +51,10 @@ def predict_x0(x_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
 
 
 def mu_for_tokens(image_seq_len: int, scheduler_config: Mapping[str, Any]) -> float:
-    """The shift exponent `mu` for a picture of `image_seq_len` packed tokens (a straight line in the token count).
+    """The shift exponent `mu` for a picture of `image_seq_len` packed tokens: a straight line in the count.
 
-    Larger pictures keep more structure at the same sigma, so their sigmas are pushed towards noise. The fallback
-    numbers are the pipeline's own. For Qwen-Image (256..8192 tokens, .5...9): e^mu is 2.00 at 1024 x 1024.
+    Larger pictures keep more structure at the same sigma, so their sigmas are pushed towards noise. The
+    fallback numbers are the pipeline's. For Qwen-Image (256..8192 tokens, .5 to .9) e^mu is 2.00 at 1024².
     """
     base_len = scheduler_config.get("base_image_seq_len", 256)
     max_len = scheduler_config.get("max_image_seq_len", 4096)
@@ -65,7 +65,7 @@ def mu_for_tokens(image_seq_len: int, scheduler_config: Mapping[str, Any]) -> fl
 
 
 def shift_sigma(sigma: Tensor, mu: float) -> Tensor:
-    """Exponential time shift: odds sigma / (1 - sigma) are multiplied by e^mu. 0 stays 0, 1 stays 1. Any shape."""
+    """Exponential time shift, any shape: the odds sigma / (1 - sigma) are multiplied by e^mu."""
     scale = math.exp(mu)
     return scale * sigma / (1 + (scale - 1) * sigma)
 
@@ -73,8 +73,8 @@ def shift_sigma(sigma: Tensor, mu: float) -> Tensor:
 def inference_sigmas(steps: int, image_seq_len: int, scheduler_config: Mapping[str, Any]) -> Tensor:
     """The sigmas that the stock pipeline visits: (steps + 1,) float32 from 1 down to the final 0.
 
-    `scheduler_config` is `pipeline.scheduler.config`. Without dynamic shifting the scheduler's constant `shift` is
-    used; with `shift_terminal` the list is stretched so that its last non-zero entry equals it.
+    `scheduler_config` is `pipeline.scheduler.config`. Without dynamic shifting the scheduler's constant
+    `shift` is used; with `shift_terminal` the list is stretched so that its last non-zero entry equals it.
     """
     sigmas = torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64)
     sigmas = shift_sigma(sigmas, _mu(image_seq_len, scheduler_config))
@@ -102,8 +102,8 @@ def sample_sigmas(
 
     - "uniform": every sigma equally often.
     - "logit_normal": sigmoid of a standard normal; the middle of the path most often (Stable Diffusion 3).
-    - "shifted": as at inference: uniform, then the scheduler's shift for `image_seq_len` tokens and its stretch to
-      `shift_terminal`, in the limit of many steps. Needs `image_seq_len` and `scheduler_config`.
+    - "shifted": as at inference: uniform, then the scheduler's shift for `image_seq_len` tokens and its
+      stretch to `shift_terminal`, in the limit of many steps. Needs `image_seq_len` and `scheduler_config`.
 
     Raises ValueError for another method or missing arguments.
     """
@@ -124,8 +124,8 @@ def sample_sigmas(
 def derived_generator(seed: int, *path: int | str) -> torch.Generator:
     """A CPU generator that depends on `seed` and a path such as ("noise", step, sample) and on nothing else.
 
-    Training draws every random number from one of these, so that a resumed run, gradient accumulation and several
-    processes see the same numbers without carrying generator states around.
+    Training draws every random number from one of these, so that a resumed run, gradient accumulation and
+    several processes see the same numbers without carrying generator states around.
     """
     digest = hashlib.sha256(repr((seed, *path)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
     from PIL import Image
 
-# The prompt of the unconditional branch. Without one the stock pipeline silently switches guidance off. Pretraining
-# and LoRA training drop captions to this very string, so that inference asks for something the model has learnt.
+# The prompt of the unconditional branch. Without one the stock pipeline silently switches guidance off.
+# Pretraining and LoRA training drop captions to this very string, so that inference asks for something the
+# model has learnt.
 NEGATIVE_PROMPT = " "
 
 
 def native_size(pipeline: QwenImagePipeline) -> int:
-    """Side in pixels of the pictures the pipeline's model was made for; `default_sample_size` counts latent cells."""
+    """Side in pixels of the pictures the model was made for; `default_sample_size` counts latent cells."""
     return pipeline.default_sample_size * pipeline.vae_scale_factor
 
 
@@ -34,9 +35,9 @@ def generate(
 ) -> list[Image.Image]:
     """Generate one picture for each pair of prompt and seed.
 
-    A single prompt is used for every seed, a single seed for every prompt. Each picture's noise comes from its own
-    CPU generator: it does not change with the batch or its neighbours (but for rounding, about 1e-6 in float32, as
-    matrix products depend on the batch shape), nor between CPU and GPU.
+    A single prompt is used for every seed, a single seed for every prompt. Each picture's noise comes from
+    its own CPU generator: it does not change with the batch or its neighbours (but for rounding, about 1e-6
+    in float32, as matrix products depend on the batch shape), nor between CPU and GPU.
 
     Args:
         steps: network evaluations, each twice under guidance.
@@ -46,8 +47,8 @@ def generate(
         progress: show the pipeline's bar of steps.
 
     Returns: PIL images (RGB) in the order of the pairs.
-    Raises: ValueError when the numbers of prompts and seeds do not match, and for fewer than 2 steps, with which
-        the stock scheduler divides zero by zero and returns a black picture.
+    Raises: ValueError when the numbers of prompts and seeds do not match, and for fewer than 2 steps: the
+        stock scheduler then divides zero by zero and returns a black picture.
     """
     if steps < 2:
         raise ValueError(f"steps must be 2 or more, not {steps}")
@@ -57,7 +58,9 @@ def generate(
     prompts = prompts * count if len(prompts) == 1 else prompts
     seeds = seeds * count if len(seeds) == 1 else seeds
     if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one of each a picture, or a single one")
+        raise ValueError(
+            f"{len(prompts)} prompts but {len(seeds)} seeds: give one of each a picture, or a single one"
+        )
     size = size or native_size(pipeline)
     width, height = (size, size) if isinstance(size, int) else size
 

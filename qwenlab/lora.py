@@ -1,8 +1,9 @@
 """LoRA on Qwen-Image: which layers, how they are injected, saved and loaded.
 
-W' x = W x + (alpha / rank) B A x, A (rank, in) Kaiming-uniform, B (out, rank) zero, so that training starts from the
-pretrained function and both factors receive gradients after the first step. Injection is peft's, files are in the
-layout of diffusers, so that `pipe.load_lora_weights(file)` gives the very same pixels anywhere.
+W' x = W x + (alpha / rank) B A x, A (rank, in) Kaiming-uniform, B (out, rank) zero, so that training starts
+from the pretrained function and both factors receive gradients after the first step. Injection is peft's,
+files are in the layout of diffusers, so that `pipe.load_lora_weights(file)` gives the very same pixels
+anywhere.
 
 Source: Hu et al., LoRA (arXiv 2106.09685).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,8 @@ _IMAGE_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _TEXT_ATTENTION = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 _MLP = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 
-# A block holds 14 linear layers: these twelve and the two modulation layers, which depend on the timestep alone.
+# A block holds 14 linear layers: these twelve and the two modulation layers, which depend on the timestep
+# alone.
 TARGETS: dict[str, tuple[str, ...]] = {
     "attention-4": _IMAGE_ATTENTION,
     "attention-8": _IMAGE_ATTENTION + _TEXT_ATTENTION,
@@ -47,7 +50,9 @@ def target_modules(apply_to: str | Sequence[str]) -> list[str]:
     names = [apply_to] if isinstance(apply_to, str) else list(apply_to)
     for name in names:
         if name not in TARGETS:
-            raise QwenlabError(f"apply_to: {name!r} names no layers of Qwen-Image; choose from {', '.join(TARGETS)}")
+            raise QwenlabError(
+                f"apply_to: {name!r} names no layers of Qwen-Image; choose from {', '.join(TARGETS)}"
+            )
     return list(dict.fromkeys(module for name in names for module in TARGETS[name]))
 
 
@@ -62,15 +67,19 @@ def inject_lora(
 ) -> dict[str, nn.Parameter]:
     """Freeze the transformer, wrap its target layers with LoRA and return the trainable parameters by name.
 
-    LoRA parameters are float32 whatever the dtype of the base: small updates vanish in bfloat16. `seed` alone decides
-    the values of A. The caller's global random state is left as it was.
+    LoRA parameters are float32 whatever the dtype of the base: small updates vanish in bfloat16. `seed` alone
+    decides the values of A. The caller's global random state is left as it was.
     """
     from peft import LoraConfig
 
     transformer = pipeline.transformer
     transformer.requires_grad_(False)
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, init_lora_weights=True, target_modules=target_modules(apply_to)
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        init_lora_weights=True,
+        target_modules=target_modules(apply_to),
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -92,9 +101,11 @@ def remove_lora(pipeline: QwenImagePipeline) -> None:
 
 
 def model_fingerprint(transformer: nn.Module) -> str:
-    """Sixteen hex digits that tell base models apart: architecture, and all biases and norms rounded to bfloat16.
+    """Sixteen hex digits that tell base models apart: architecture, and all biases and norms rounded to
+    bfloat16.
 
-    Weight matrices are left out, so that the same base has one fingerprint in float32, bfloat16, int8 and NF4.
+    Weight matrices are left out, so that the same base has one fingerprint in float32, bfloat16, int8 and
+    NF4.
     """
     architecture = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True, default=str).encode())
@@ -106,19 +117,21 @@ def model_fingerprint(transformer: nn.Module) -> str:
 
 
 def lora_state(pipeline: QwenImagePipeline) -> dict[str, Tensor]:
-    """LoRA factors in the stock layout: `transformer.<layer>.lora_A.weight` (r, in), `...lora_B.weight` (out, r)."""
+    """LoRA factors in the stock layout: `transformer.<layer>.lora_A.weight` (r, in) and `lora_B` (out, r)."""
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(pipeline.transformer, adapter_name=ADAPTER)
     return {f"transformer.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
 
 
-def save_lora(pipeline: QwenImagePipeline, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+def save_lora(
+    pipeline: QwenImagePipeline, path: str | Path, metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write the pipeline's LoRA to the safetensors file `path`, atomically.
 
-    The adapter's configuration goes into the metadata, which is where the stock loader reads alpha: without it
-    diffusers assumes alpha = rank. `metadata` adds string entries (trigger word, configuration hash ...); the
-    fingerprint of the base model is always recorded.
+    The adapter's configuration goes into the metadata, which is where the stock loader reads alpha: without
+    it diffusers assumes alpha = rank. `metadata` adds string entries (trigger word, configuration hash ...);
+    the fingerprint of the base model is always recorded.
     """
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from safetensors.torch import save
@@ -147,14 +160,20 @@ def lora_metadata(path: str | Path) -> dict[str, str]:
 
 
 def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str = ADAPTER) -> dict[str, str]:
-    """Check that `path` is a LoRA for this very architecture, load it with the stock loader, return its metadata.
+    """Check that `path` is a LoRA for this architecture, load it the stock way, return its metadata.
 
-    Raises QwenlabError (one line) for a missing, unreadable or non-LoRA file and for a LoRA of another model: the
-    stock loader would answer some of these with a mere warning and a pipeline that ignores the file.
+    Raises QwenlabError (one line) for a missing, unreadable or non-LoRA file and for a LoRA of another model:
+    the stock loader would answer some of these with a mere warning and a pipeline that ignores the file. A
+    file that fits but was trained on other weights is loaded with a warning.
     """
     path = Path(path)
     shapes, metadata = _read_header(path)
     _check_fits(shapes, pipeline.transformer, path)
+    trained_on = metadata.get("qwenlab.base_model")
+    if trained_on and trained_on != model_fingerprint(pipeline.transformer):
+        warnings.warn(
+            f"{path}: trained on other weights of this architecture; expect other pictures", stacklevel=2
+        )
     pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
     return metadata
 
@@ -170,29 +189,35 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
             return shapes, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise QwenlabError(f"{path}: not a readable safetensors file ({error}); copy or train it again") from error
+        raise QwenlabError(
+            f"{path}: not a readable safetensors file ({error}); copy or train it again"
+        ) from error
 
 
 def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, path: Path) -> None:
     if not any(".lora_A." in key for key in shapes):
-        raise QwenlabError(f"{path}: holds no LoRA (no 'lora_A' tensor); give a file written by LoRA training")
+        raise QwenlabError(
+            f"{path}: holds no LoRA (no 'lora_A' tensor); give a file written by LoRA training"
+        )
     foreign = _first(key for key in shapes if not key.startswith("transformer."))
     if foreign:
         raise QwenlabError(
-            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; convert the file first"
+            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; convert it first"
         )
     layers = {name.removesuffix(".base_layer"): module for name, module in transformer.named_modules()}
     for key, shape in shapes.items():
         layer_name, _, factor = key.removeprefix("transformer.").partition(".lora_")
         layer = layers.get(layer_name)
         if not hasattr(layer, "in_features"):
-            raise QwenlabError(f"{path}: LoRA of another model: this one has no layer {layer_name!r}; load its own base")
+            raise QwenlabError(
+                f"{path}: LoRA of another model: this one has no layer {layer_name!r}; load its own base"
+            )
         expected = layer.in_features if factor.startswith("A") else layer.out_features
         actual = shape[1] if factor.startswith("A") else shape[0]
         if actual != expected:
             raise QwenlabError(
-                f"{path}: LoRA of another model: {layer_name!r} is {expected} wide here and {actual} in the file; "
-                "load its own base"
+                f"{path}: LoRA of another model: {layer_name!r} is {expected} wide here and {actual} in the "
+                "file; load its own base"
             )
 
 

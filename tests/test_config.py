@@ -24,7 +24,9 @@ def test_shipped_configurations_are_valid(path):
 
 
 def test_sections_only_group_keys(tmp_path):
-    nested = write(tmp_path, "model:\n  base: micro\ntraining:\n  max_train_steps: 5\nlora:\n  rank: 4\nseed: 3\n")
+    nested = write(
+        tmp_path, "model:\n  base: micro\ntraining:\n  max_train_steps: 5\nlora:\n  rank: 4\nseed: 3\n"
+    )
     flat = config_from_mapping({"base": "micro", "max_train_steps": 5, "rank": 4, "seed": 3})
     assert read_config(nested) == flat == TrainConfig(max_train_steps=5, rank=4, seed=3)
 
@@ -53,7 +55,11 @@ def test_numbers_as_people_write_them(tmp_path):
         ("preview_prompts: [1, 2]", "preview_prompts: [1, 2] must be a list of texts"),
         ("dropout: 1.0", "dropout: 1.0 must be at least 0 and less than 1"),
         ("resolution: 1000", "resolution: 1000 is no multiple of 16"),
-        ("warmup_steps: 600\nmax_train_steps: 600", "warmup_steps: 600 must be less than max_train_steps (600)"),
+        (
+            "warmup_steps: 600\nmax_train_steps: 600",
+            "warmup_steps: 600 must be less than max_train_steps (600)",
+        ),
+        ("preview_every_n_steps: 5", "preview_every_n_steps: needs preview_prompts"),
         ("rank: 4\nlora:\n  rank: 8", "rank: is set twice; delete one"),
         ("lora: 8", "lora: is a section; indent its settings below it"),
         ("rank: [", "line 1: not YAML"),
@@ -80,5 +86,5 @@ def test_missing_file(tmp_path):
 
 def test_hash_follows_what_changes_the_weights():
     base = TrainConfig().hash()
-    assert TrainConfig(output_dir="elsewhere", preview_every_n_steps=5).hash() == base
+    assert TrainConfig(output_dir="elsewhere", save_every_n_steps=5).hash() == base
     assert TrainConfig(seed=1).hash() != base

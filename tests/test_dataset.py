@@ -14,7 +14,6 @@ from qwenlab.dataset import (
     cache_texts,
     encode_image,
     fit_image,
-    image_tensor,
     open_image,
     pad_texts,
     read_dataset,
@@ -125,11 +124,13 @@ def breakages():
         link_to_the_outside: "line 5: 'link.png' leads out of",
         not_an_image: "text.png: not a readable image",
         truncated: "img_0.png: not a readable image",
-        huge: "9000 x 9000 pixels is more than 64,000,000",
+        huge: "9000 x 9000 pixels, more than 64,000,000",
     }
 
 
-@pytest.mark.parametrize("breakage, message", breakages().items(), ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    "breakage, message", breakages().items(), ids=lambda value: getattr(value, "__name__", "")
+)
 def test_broken_folders_get_one_clear_line(dataset_folder, breakage, message):
     breakage(dataset_folder)
     with pytest.raises(QwenlabError, match=message) as caught:

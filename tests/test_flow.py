@@ -18,9 +18,13 @@ from qwenlab.flow import (
 )
 
 QWEN_IMAGE = dict(
-    use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, base_image_seq_len=256, max_image_seq_len=8192,
+    use_dynamic_shifting=True,
+    base_shift=0.5,
+    max_shift=0.9,
+    base_image_seq_len=256,
+    max_image_seq_len=8192,
     shift_terminal=0.02,
-)  # fmt: skip
+)
 
 
 def stock_sigmas(scheduler, steps, tokens):
@@ -48,7 +52,9 @@ def test_mu_of_qwen_image(side, factor):
 
 def test_time_runs_from_data_to_noise():
     x0, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
-    torch.testing.assert_close(interpolate(x0, noise, torch.tensor([0.0, 1.0])), torch.stack([x0[0], noise[1]]))
+    torch.testing.assert_close(
+        interpolate(x0, noise, torch.tensor([0.0, 1.0])), torch.stack([x0[0], noise[1]])
+    )
     torch.testing.assert_close(velocity(x0, noise), interpolate(x0, noise, torch.ones(2)) - x0)
 
 
@@ -110,4 +116,7 @@ def test_sampling_refuses_what_it_cannot_do():
 def test_derived_generators_depend_on_every_part_of_the_path():
     draw = lambda *path: float(torch.rand((), generator=derived_generator(*path)))  # noqa: E731
     assert draw(1, "sample", 2, 3) == draw(1, "sample", 2, 3)
-    assert len({draw(1, "sample", 2, 3), draw(0, "sample", 2, 3), draw(1, "sample", 3, 2), draw(1, "x", 2, 3)}) == 4
+    assert (
+        len({draw(1, "sample", 2, 3), draw(0, "sample", 2, 3), draw(1, "sample", 3, 2), draw(1, "x", 2, 3)})
+        == 4
+    )

@@ -39,9 +39,14 @@ def test_a_single_step_is_refused(pipeline):
 
 def test_it_is_the_stock_call_with_true_guidance(pipeline):
     stock = pipeline(
-        "1女孩", negative_prompt=NEGATIVE_PROMPT, true_cfg_scale=3.0, num_inference_steps=3, width=32, height=32,
+        "1女孩",
+        negative_prompt=NEGATIVE_PROMPT,
+        true_cfg_scale=3.0,
+        num_inference_steps=3,
+        width=32,
+        height=32,
         generator=torch.Generator().manual_seed(5),
-    ).images[0]  # fmt: skip
+    ).images[0]
     assert difference(generate(pipeline, "1女孩", 5, steps=3, guidance=3.0)[0], stock) == 0
     assert difference(generate(pipeline, "1女孩", 5, steps=3, guidance=1.0)[0], stock) > 0
 

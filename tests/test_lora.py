@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import QwenImageTransformer2DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -35,7 +36,9 @@ def pixels(pipeline):
     return np.stack([np.asarray(image) for image in images])
 
 
-@pytest.mark.parametrize("name, layers", [("attention-4", 4), ("attention-8", 8), ("mlp", 4), ("attention+mlp", 12)])
+@pytest.mark.parametrize(
+    "name, layers", [("attention-4", 4), ("attention-8", 8), ("mlp", 4), ("attention+mlp", 12)]
+)
 def test_targets_name_exactly_these_layers_of_every_block(pipeline, name, layers):
     parameters = inject_lora(pipeline, rank=2, alpha=2, apply_to=name)
     blocks = pipeline.transformer.config.num_layers
@@ -43,6 +46,24 @@ def test_targets_name_exactly_these_layers_of_every_block(pipeline, name, layers
     assert all("transformer_blocks" in key and "lora_" in key and "_mod." not in key for key in parameters)
     wrapped = {key.split(".", 2)[2].split(".lora_")[0].removeprefix("attn.") for key in parameters}
     assert wrapped == set(TARGETS[name])
+
+
+@pytest.mark.parametrize(
+    "name, millions", [("attention-4", 23.6), ("attention-8", 47.2), ("attention+mlp", 106.2)]
+)
+def test_parameters_at_the_real_size(real_transformer, name, millions):
+    endings = tuple(f".{module}" for module in target_modules(name))
+    layers = [module for key, module in real_transformer.named_modules() if key.endswith(endings)]
+    assert sum(16 * (layer.in_features + layer.out_features) for layer in layers) / 1e6 == pytest.approx(
+        millions, abs=0.05
+    )
+
+
+@pytest.fixture(scope="module")
+def real_transformer():
+    """Qwen-Image's 20 billion parameters without their memory."""
+    with torch.device("meta"):
+        return QwenImageTransformer2DModel()
 
 
 def test_target_names_combine_without_repeats_and_unknown_ones_are_refused():
@@ -63,7 +84,9 @@ def test_a_fresh_lora_changes_nothing_and_gets_gradients(pipeline):
 
 def test_injection_depends_on_its_seed_only():
     def draw(seed):
-        return torch.cat([p.flatten() for p in inject_lora(tiny_pipeline(), rank=2, alpha=2, seed=seed).values()])
+        return torch.cat(
+            [p.flatten() for p in inject_lora(tiny_pipeline(), rank=2, alpha=2, seed=seed).values()]
+        )
 
     state = torch.random.get_rng_state()
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
@@ -105,6 +128,13 @@ def test_load_lora_equals_the_trained_one(pipeline, tmp_path: Path):
     assert np.array_equal(pixels(fresh), pixels(pipeline))
 
 
+def test_lora_of_other_weights_loads_with_a_warning(pipeline, tmp_path: Path):
+    inject_lora(pipeline, rank=2, alpha=2)
+    path = save_lora(pipeline, tmp_path / "a.safetensors")
+    with pytest.warns(UserWarning, match="trained on other weights"):
+        load_lora(tiny_pipeline(seed=1), path)
+
+
 @pytest.fixture
 def lora_file(pipeline, tmp_path: Path) -> Path:
     inject_lora(pipeline, rank=2, alpha=2)
@@ -120,7 +150,9 @@ def assert_refused(path: Path, expected: str, pipeline=None):
 
 
 def test_lora_of_a_wider_model_is_refused(lora_file):
-    assert_refused(lora_file, r"another model: 'transformer_blocks.0.\S+' is 48 wide here and 32", tiny_pipeline(heads=3))
+    assert_refused(
+        lora_file, r"another model: 'transformer_blocks.0.\S+' is 48 wide here and 32", tiny_pipeline(heads=3)
+    )
 
 
 def test_lora_of_a_deeper_model_is_refused(lora_file):
@@ -138,5 +170,7 @@ def test_files_that_hold_no_usable_lora_are_refused(lora_file, tmp_path: Path):
     assert_refused(broken, "not a readable safetensors file")
     save_file({"vae.weight": torch.zeros(2)}, broken)
     assert_refused(broken, "holds no LoRA")
-    save_file({key.removeprefix("transformer."): value for key, value in load_file(lora_file).items()}, broken)
+    save_file(
+        {key.removeprefix("transformer."): value for key, value in load_file(lora_file).items()}, broken
+    )
     assert_refused(broken, "not in the 'transformer")

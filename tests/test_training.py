@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qwenlab import training
 from qwenlab.config import TrainConfig
 from qwenlab.dataset import LatentStatistics, read_dataset
 from qwenlab.errors import QwenlabError
@@ -19,15 +18,24 @@ from qwenlab.flow import predict_x0
 from qwenlab.generate import generate
 from qwenlab.lora import inject_lora, lora_metadata, remove_lora
 from qwenlab.training import draw_batch, encode_dataset, flow_loss, train_lora, usable_precision
+from qwenlab.training.batches import picture_of_visit
+from qwenlab.training.runtime import make_accelerator
 from tests.tiny import SIZE, tiny_pipeline
 
 
 @pytest.fixture
 def config(dataset_folder, tmp_path) -> TrainConfig:
     return TrainConfig(
-        resolution=SIZE, dataset=str(dataset_folder), output_dir=str(tmp_path / "run"), max_train_steps=6,
-        batch_size_per_gpu=2, learning_rate=1e-2, rank=4, alpha=8.0, seed=3,
-    )  # fmt: skip
+        resolution=SIZE,
+        dataset=str(dataset_folder),
+        output_dir=str(tmp_path / "run"),
+        max_train_steps=6,
+        batch_size_per_gpu=2,
+        learning_rate=1e-2,
+        rank=4,
+        alpha=8.0,
+        seed=3,
+    )
 
 
 def train(config, pipeline=None, **options):
@@ -61,8 +69,8 @@ import sys, numpy, torch
 from diffusers import QwenImagePipeline
 pipe = QwenImagePipeline.from_pretrained(sys.argv[1])
 pipe.load_lora_weights(sys.argv[2])
-images = pipe(["1女孩, blue"] * 2, negative_prompt=[" "] * 2, true_cfg_scale=4.0, num_inference_steps=2, width=32,
-    height=32, generator=[torch.Generator().manual_seed(s) for s in (1, 2)]).images
+images = pipe(["1女孩, blue"] * 2, negative_prompt=[" "] * 2, true_cfg_scale=4.0, num_inference_steps=2,
+    width=32, height=32, generator=[torch.Generator().manual_seed(s) for s in (1, 2)]).images
 numpy.save(sys.argv[3], numpy.stack([numpy.asarray(image) for image in images]))
 """
     output = tmp_path / "there.npy"
@@ -91,7 +99,11 @@ def test_dropout_repeats_too_and_leaves_the_callers_random_state(config):
 
 def test_accumulation_equals_a_larger_batch(config):
     large = train(replace(config, batch_size_per_gpu=4))
-    small = train(replace(config, batch_size_per_gpu=2, gradient_accumulation_steps=2, output_dir=config.output_dir + "2"))
+    small = train(
+        replace(
+            config, batch_size_per_gpu=2, gradient_accumulation_steps=2, output_dir=config.output_dir + "2"
+        )
+    )
     np.testing.assert_allclose(large.losses, small.losses, atol=1e-6)
     a, b = load_file(large.lora_path), load_file(small.lora_path)
     assert all(torch.allclose(a[key], b[key], atol=1e-4) for key in a)
@@ -106,24 +118,24 @@ def test_gradient_checkpointing_changes_nothing(pipeline, config):
 def batch_of(pipeline, config):
     """The first batch of a run."""
     training_set = encode_dataset(pipeline, read_dataset(config.dataset), config)
-    return draw_batch(pipeline, training_set, config, 1, 0, training._accelerator(pipeline, config, "fp32"))
+    return draw_batch(pipeline, training_set, config, 1, 0, make_accelerator(pipeline, config, "fp32"))
 
 
 def test_a_batch_is_packed_as_the_pipeline_packs(pipeline, config):
     training_set = encode_dataset(pipeline, read_dataset(config.dataset), config)
     mean = training_set.latents.mean
     exact = replace(training_set, latents=LatentStatistics(mean, torch.zeros_like(mean)))
-    batch = draw_batch(pipeline, exact, config, 1, 0, training._accelerator(pipeline, config, "fp32"))
+    batch = draw_batch(pipeline, exact, config, 1, 0, make_accelerator(pipeline, config, "fp32"))
     assert batch.x_t.shape == batch.target.shape == (2, 4, 64)
     assert batch.image_shapes == [[(1, 2, 2)]] * 2
     x0 = predict_x0(batch.x_t, batch.target, batch.sigma)
     x0 = pipeline._unpack_latents(x0, SIZE, SIZE, pipeline.vae_scale_factor)[:, :, 0]
-    pictures = [training._picture(config.seed, visit, 4) for visit in (0, 1)]
+    pictures = [picture_of_visit(config.seed, visit, 4) for visit in (0, 1)]
     torch.testing.assert_close(x0, mean[pictures], atol=1e-5, rtol=0)
 
 
 def test_every_picture_is_visited_once_an_epoch():
-    visits = [training._picture(7, visit, 10) for visit in range(30)]
+    visits = [picture_of_visit(7, visit, 10) for visit in range(30)]
     epochs = [visits[start : start + 10] for start in (0, 10, 20)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and epochs[0] != epochs[1]
 
@@ -137,9 +149,14 @@ def test_padded_captions_do_not_change_the_loss(pipeline, config):
         part = slice(index, index + 1)
         length = int(batch.text_mask[index].sum())
         single = replace(
-            batch, x_t=batch.x_t[part], target=batch.target[part], sigma=batch.sigma[part],
-            text=batch.text[part, :length], text_mask=None, image_shapes=batch.image_shapes[part],
-        )  # fmt: skip
+            batch,
+            x_t=batch.x_t[part],
+            target=batch.target[part],
+            sigma=batch.sigma[part],
+            text=batch.text[part, :length],
+            text_mask=None,
+            image_shapes=batch.image_shapes[part],
+        )
         alone.append(flow_loss(pipeline.transformer, single))
     torch.testing.assert_close(together, torch.stack(alone).mean(), atol=1e-6, rtol=0)
 
@@ -152,7 +169,11 @@ def test_caption_dropout_uses_the_negative_prompt(pipeline, config):
 
 def test_previews_and_checkpoints(pipeline, config):
     config = replace(
-        config, preview_prompts=["1女孩", "1男孩"], preview_every_n_steps=3, preview_steps=2, save_every_n_steps=2
+        config,
+        preview_prompts=["1女孩", "1男孩"],
+        preview_every_n_steps=3,
+        preview_steps=2,
+        save_every_n_steps=2,
     )
     result = train(config, pipeline)
     names = [path.name for path in result.previews]
@@ -160,9 +181,12 @@ def test_previews_and_checkpoints(pipeline, config):
     assert all(path.is_file() for path in result.previews)
     folder = Path(config.output_dir)
     assert [path.name for path in sorted(folder.glob("checkpoint-*"))] == [
-        "checkpoint-000002.safetensors", "checkpoint-000004.safetensors",
-    ]  # fmt: skip
-    assert result.losses == train(replace(config, preview_every_n_steps=0)).losses, "previews must not disturb"
+        "checkpoint-000002.safetensors",
+        "checkpoint-000004.safetensors",
+    ]
+    assert result.losses == train(replace(config, preview_every_n_steps=0)).losses, (
+        "previews must not disturb"
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(pipeline, config):
@@ -171,6 +195,11 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(pipeline, config):
     with pytest.raises(QwenlabError, match="training stopped: the loss is nan at step 1") as caught:
         train(config, pipeline)
     assert "\n" not in str(caught.value)
+
+
+def test_an_output_folder_that_cannot_be_made(pipeline, config, dataset_folder):
+    with pytest.raises(QwenlabError, match="output_dir: .* cannot be made"):
+        train(replace(config, output_dir=str(dataset_folder / "captions.jsonl" / "run")), pipeline)
 
 
 def test_a_second_run_replaces_the_first_lora(pipeline, config, capfd):

@@ -1,0 +1,26 @@
+"""Training a LoRA by flow matching on cached latents and text embeddings.
+
+A step draws a point on the path from a picture to noise and asks the network for the velocity there:
+
+    x0 ~ VAE posterior,  noise ~ N(0, 1),  sigma ~ timestep sampling      (sigma: 0 = data, 1 = noise)
+    loss = || transformer((1 - sigma) x0 + sigma noise, sigma, caption) - (noise - x0) ||^2
+
+`batches` draws what a step reads, `runtime` prepares machine and optimizer, `loop` trains.
+"""
+
+from qwenlab.training.batches import Batch, TrainingSet, draw_batch, encode_dataset, flow_loss
+from qwenlab.training.loop import TrainResult, optimize, save_previews, train_lora
+from qwenlab.training.runtime import usable_precision
+
+__all__ = [
+    "Batch",
+    "TrainResult",
+    "TrainingSet",
+    "draw_batch",
+    "encode_dataset",
+    "flow_loss",
+    "optimize",
+    "save_previews",
+    "train_lora",
+    "usable_precision",
+]

@@ -1,0 +1,199 @@
+"""The training loop, from a configuration to a LoRA file."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from qwenlab.config import TrainConfig
+from qwenlab.dataset import Dataset, read_dataset
+from qwenlab.errors import QwenlabError
+from qwenlab.files import atomic_write_json
+from qwenlab.generate import generate
+from qwenlab.lora import inject_lora, model_fingerprint, remove_lora, save_lora
+from qwenlab.training.batches import TrainingSet, draw_batch, encode_dataset, flow_loss
+from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, usable_precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers import QwenImagePipeline
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves: the LoRA file, the loss of every optimizer step, seconds of caching and training."""
+
+    lora_path: Path
+    losses: list[float]
+    caching_seconds: float
+    seconds: float
+    previews: list[Path]
+
+
+def train_lora(
+    pipeline: QwenImagePipeline,
+    config: TrainConfig,
+    *,
+    dataset: Dataset | None = None,
+    progress: bool = True,
+    on_step: Callable[[int, float], None] | None = None,
+) -> TrainResult:
+    """Train a LoRA on `config.dataset` (or `dataset`) and write `output_dir/lora.safetensors`.
+
+    The pipeline keeps the trained LoRA, so that it can draw at once; `qwenlab.lora.remove_lora` gives the
+    base back. Rounding to the base's dtype is done before saving: the file gives the very pixels that the
+    pipeline gives.
+
+    Args:
+        pipeline: a stock QwenImagePipeline in any precision that peft can train on.
+        progress: show progress bars and notes on standard error.
+        on_step: called with the step (from 1) and its loss after each optimizer step.
+
+    Raises: QwenlabError for a broken dataset, a folder that cannot be written, a missing optimizer package,
+        a loss that is not finite.
+    """
+    from tqdm import tqdm  # plain text: a notebook keeps it, where the widget needs a live kernel
+
+    say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else (lambda line: None)
+    precision = usable_precision(config.mixed_precision, pipeline.transformer.device.type, say)
+    accelerator = make_accelerator(pipeline, config, precision)
+    dataset = dataset or read_dataset(config.dataset)
+    for warning in dataset.warnings:
+        say(f"warning: {warning}")
+    output_dir = Path(config.output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QwenlabError(
+            f"output_dir: {output_dir} cannot be made ({error.strerror}); choose another"
+        ) from error
+
+    started = time.perf_counter()
+    with tqdm(total=2 * len(dataset) + 1, desc="encode", disable=not progress, leave=False) as bar:
+        training_set = encode_dataset(pipeline, dataset, config, output_dir / "cache", bar.update)
+    caching_seconds = time.perf_counter() - started
+
+    if getattr(pipeline.transformer, "peft_config", None):
+        say("note: the LoRA that was loaded is removed first")
+        remove_lora(pipeline)
+    parameters = inject_lora(
+        pipeline,
+        rank=config.rank,
+        alpha=config.alpha,
+        apply_to=config.apply_to,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+    base_dtype = pipeline.transformer.dtype
+    metadata = {
+        "qwenlab.base": config.base, "qwenlab.config": config.hash(), "qwenlab.trigger": config.trigger,
+    }  # fmt: skip
+    losses: list[float] = []
+    previews: list[Path] = []
+
+    started = time.perf_counter()
+    with (
+        tqdm(total=config.max_train_steps, desc="train", disable=not progress) as bar,
+        training_mode(pipeline, accelerator, config) as transformer,
+    ):
+        for step, loss in optimize(
+            transformer, list(parameters.values()), pipeline, training_set, config, accelerator
+        ):
+            losses.append(loss)
+            recent = losses[-50:]  # one step alone is mostly noise
+            bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
+            bar.update()
+            if on_step:
+                on_step(step, loss)
+            if accelerator.is_main_process and step < config.max_train_steps:
+                if _due(step, config.save_every_n_steps):
+                    save_lora(pipeline, output_dir / f"checkpoint-{step:06d}.safetensors", metadata)
+                if _due(step, config.preview_every_n_steps):
+                    previews += save_previews(pipeline, config, output_dir / "previews", step)
+    seconds = time.perf_counter() - started
+
+    for parameter in parameters.values():
+        parameter.data = parameter.data.to(base_dtype)
+    lora_path = output_dir / "lora.safetensors"
+    if accelerator.is_main_process:
+        save_lora(pipeline, lora_path, metadata)
+        record = {
+            "config": dataclasses.asdict(config),
+            "base_model": model_fingerprint(pipeline.transformer),
+            "losses": losses,
+            "seconds": seconds,
+        }
+        atomic_write_json(output_dir / "training.json", record)
+        if config.preview_every_n_steps:
+            previews += save_previews(pipeline, config, output_dir / "previews", config.max_train_steps)
+    return TrainResult(lora_path, losses, caching_seconds, seconds, previews)
+
+
+def optimize(
+    transformer: torch.nn.Module,
+    parameters: list[torch.nn.Parameter],
+    pipeline: QwenImagePipeline,
+    training_set: TrainingSet,
+    config: TrainConfig,
+    accelerator: Accelerator,
+) -> Iterator[tuple[int, float]]:
+    """The loop: yields (step, loss) after each optimizer step. Changes `parameters` alone."""
+    from diffusers.optimization import get_scheduler
+
+    optimizer = accelerator.prepare(make_optimizer(parameters, config))
+    # Left out of prepare(): accelerate would step it once a process, and the schedule would end early.
+    lr_scheduler = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.warmup_steps,
+        num_training_steps=config.max_train_steps,
+    )
+    for step in range(1, config.max_train_steps + 1):
+        losses = []
+        for micro_step in range(config.gradient_accumulation_steps):
+            with accelerator.accumulate(transformer):
+                batch = draw_batch(pipeline, training_set, config, step, micro_step, accelerator)
+                loss = flow_loss(transformer, batch)
+                if not torch.isfinite(loss):
+                    raise QwenlabError(
+                        f"training stopped: the loss is {loss.item()} at step {step}; lower "
+                        f"learning_rate (now {config.learning_rate:g}); nothing of this step was kept"
+                    )
+                accelerator.backward(loss)
+                losses.append(loss.detach())
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        lr_scheduler.step()
+        yield step, accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+
+
+def save_previews(pipeline: QwenImagePipeline, config: TrainConfig, folder: Path, step: int) -> list[Path]:
+    """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files."""
+    transformer = pipeline.transformer
+    training = transformer.training
+    transformer.eval()  # LoRA dropout off
+    try:
+        images = generate(
+            pipeline, config.preview_prompts, list(range(len(config.preview_prompts))),
+            steps=config.preview_steps, guidance=config.guidance, size=config.resolution,
+        )  # fmt: skip
+    finally:
+        transformer.train(training)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    return paths
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -1,0 +1,83 @@
+"""The machine side of training: precision, accelerate, optimizer, and leaving the model as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from qwenlab.config import TrainConfig
+from qwenlab.errors import QwenlabError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers import QwenImagePipeline
+
+
+def usable_precision(wanted: str, device_type: str, say: Callable[[str], None] = lambda line: None) -> str:
+    """`wanted`, or "fp32" where bfloat16 has no arithmetic units: such CPUs emulate it, 100 times slower.
+
+    `device_type` is "cpu", "cuda" ...; `say` receives one line when the wish is not granted.
+    """
+    if wanted == "bf16" and device_type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
+            say("note: mixed_precision bf16 becomes fp32: this CPU has no bfloat16 arithmetic")
+            return "fp32"
+    return wanted
+
+
+def make_accelerator(pipeline: QwenImagePipeline, config: TrainConfig, precision: str) -> Accelerator:
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState, PartialState
+
+    if not PartialState._shared_state or PartialState().num_processes == 1:
+        # A notebook trains more than once; accelerate would refuse another precision in the same process.
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        cpu=pipeline.transformer.device.type == "cpu",
+        mixed_precision={"fp32": "no", "bf16": "bf16"}[precision],
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        # The last block's text stream is thrown away: some of its LoRA layers never get a gradient.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+@contextlib.contextmanager
+def training_mode(
+    pipeline: QwenImagePipeline, accelerator: Accelerator, config: TrainConfig
+) -> Iterator[torch.nn.Module]:
+    """The transformer made ready to train, and put back as it was afterwards, whatever happens."""
+    transformer = pipeline.transformer
+    if config.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    transformer.train()
+    prepared = accelerator.prepare(transformer)
+    with torch.random.fork_rng():
+        try:
+            yield prepared
+        finally:
+            for name in (
+                "forward",
+                "_original_forward",
+            ):  # the autocast wrapper, which accelerate would leave
+                transformer.__dict__.pop(name, None)
+            accelerator.free_memory()
+            transformer.eval()
+            if config.gradient_checkpointing:
+                transformer.disable_gradient_checkpointing()
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adamw_8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit as optimizer_class
+        except ImportError as error:
+            raise QwenlabError(
+                "optimizer: adamw_8bit needs bitsandbytes; pip install bitsandbytes, or use adamw"
+            ) from error
+    else:
+        optimizer_class = torch.optim.AdamW
+    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
