@@ -14,6 +14,19 @@ from .render import Hand, Picture, render
 from .skeleton import BODY_JOINTS, FOOT_JOINTS
 
 __all__ = [
-    "ATTRIBUTES", "Anatomy", "BODY_JOINTS", "FOOT_JOINTS", "Hand", "Picture", "Scene", "WRONG_FEET", "WRONG_FINGERS", "as_character", "caption",
-    "is_held_out", "render", "sample_character_scene", "sample_scene",
+    "ATTRIBUTES",
+    "Anatomy",
+    "BODY_JOINTS",
+    "FOOT_JOINTS",
+    "Hand",
+    "Picture",
+    "Scene",
+    "WRONG_FEET",
+    "WRONG_FINGERS",
+    "as_character",
+    "caption",
+    "is_held_out",
+    "render",
+    "sample_character_scene",
+    "sample_scene",
 ]

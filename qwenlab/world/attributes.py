@@ -22,8 +22,17 @@ FEET = ("穿鞋", "光脚")
 
 #: Vocabulary of each attribute that a caption states and a judge reads.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "gender": GENDERS, "hair_style": HAIR_STYLES, "hair_color": HAIR_COLORS, "clothes": CLOTHES, "action": ACTIONS,
-    "prop": PROPS, "background": BACKGROUNDS, "style": STYLES, "view": VIEWS, "framing": FRAMINGS, "hands": HANDS,
+    "gender": GENDERS,
+    "hair_style": HAIR_STYLES,
+    "hair_color": HAIR_COLORS,
+    "clothes": CLOTHES,
+    "action": ACTIONS,
+    "prop": PROPS,
+    "background": BACKGROUNDS,
+    "style": STYLES,
+    "view": VIEWS,
+    "framing": FRAMINGS,
+    "hands": HANDS,
     "feet": FEET,
 }
 
@@ -41,7 +50,7 @@ POCKET_ACTIONS = ("站立", "走路")
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a picture. ``seed`` varies only what the caption leaves open (pose jitter, clouds, ...)."""
+    """Everything that decides a picture. ``seed`` varies what the caption leaves open (pose, clouds, ...)."""
 
     gender: str
     hair_style: str
@@ -59,7 +68,7 @@ class Scene:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """True for the fixed 10% of (hair, clothes, action, background, style) combinations that no training set may hold."""
+    """True for the fixed 10% of (hair, clothes, action, background, style) combinations kept out of training."""
     key = "|".join((scene.hair_style, scene.hair_color, scene.clothes, scene.action, scene.background, scene.style))
     return zlib.crc32(key.encode()) % 10 == 0
 
@@ -75,9 +84,7 @@ def _pick(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
 
-def sample_scene(
-    rng: np.random.Generator, *, split: str = "train", open_hands: float = 0.10, **fixed: str
-) -> Scene:
+def sample_scene(rng: np.random.Generator, *, split: str = "train", open_hands: float = 0.10, **fixed: str) -> Scene:
     """Draw a scene.
 
     Args:
@@ -113,7 +120,9 @@ def _draw(rng: np.random.Generator, open_hands: float, fixed: dict) -> Scene:
     framing = fixed.get("framing") or ("全身" if action in FULL_BODY_ONLY or rng.random() < 0.5 else "半身")
     if action in FULL_BODY_ONLY:
         framing = "全身"
-    hands = fixed.get("hands") or ("五指张开" if show_fingers else _pick(rng, [h for h in allowed_hands(action) if h != "五指张开"]))
+    hands = fixed.get("hands") or (
+        "五指张开" if show_fingers else _pick(rng, [h for h in allowed_hands(action) if h != "五指张开"])
+    )
     with_prop = action in PROP_ACTIONS and hands != "手插口袋" and rng.random() < 0.6
     return Scene(
         gender=gender,
@@ -141,7 +150,11 @@ def sample_character_scene(rng: np.random.Generator, *, split: str = "all", open
 def as_character(scene: Scene) -> Scene:
     """The same scene played by the `data_sample` character, drawn in the `data_sample` style."""
     return replace(
-        scene, gender="女孩", hair_style=SAMPLE_HAIR_STYLE, hair_color=SAMPLE_HAIR_COLOR, clothes=SAMPLE_CLOTHES,
+        scene,
+        gender="女孩",
+        hair_style=SAMPLE_HAIR_STYLE,
+        hair_color=SAMPLE_HAIR_COLOR,
+        clothes=SAMPLE_CLOTHES,
         style=SAMPLE_STYLE,
     )
 

@@ -18,11 +18,24 @@ def _gradient(canvas: Canvas, top: Color, low: Color, y0: float, y1: float, band
     edges = np.linspace(y0, y1, bands + 1)
     for k in range(bands):
         color = mix(top, low, k / (bands - 1))
-        canvas.fill(polygon([[-0.02, edges[k] - 0.004], [1.02, edges[k] - 0.004], [1.02, edges[k + 1] + 0.004], [-0.02, edges[k + 1] + 0.004]]), color)
+        canvas.fill(
+            polygon(
+                [
+                    [-0.02, edges[k] - 0.004],
+                    [1.02, edges[k] - 0.004],
+                    [1.02, edges[k + 1] + 0.004],
+                    [-0.02, edges[k + 1] + 0.004],
+                ]
+            ),
+            color,
+        )
 
 
 def _ground(canvas: Canvas, color: Color, y: float = HORIZON, bow: float = 0.02) -> None:
-    canvas.fill(blob([[-0.2, y + bow], [0.25, y - bow * 0.3], [0.7, y + bow * 0.4], [1.2, y], [1.3, 1.3], [-0.3, 1.3]], 0.4), color)
+    canvas.fill(
+        blob([[-0.2, y + bow], [0.25, y - bow * 0.3], [0.7, y + bow * 0.4], [1.2, y], [1.3, 1.3], [-0.3, 1.3]], 0.4),
+        color,
+    )
 
 
 def _cloud(canvas: Canvas, x: float, y: float, s: float, color: Color = (1.0, 1.0, 1.0)) -> None:
@@ -33,7 +46,10 @@ def _cloud(canvas: Canvas, x: float, y: float, s: float, color: Color = (1.0, 1.
 def _tree(canvas: Canvas, x: float, y: float, s: float, leaf: Color) -> None:
     canvas.fill(capsule([x, y], [x, y - s], 0.07 * s, 0.05 * s), (0.50, 0.35, 0.25))
     for k, (w, h) in enumerate(((0.52, 0.62), (0.42, 0.95), (0.30, 1.25))):
-        canvas.fill(polygon([[x - w * s, y - h * s + 0.22 * s], [x, y - h * s - 0.42 * s], [x + w * s, y - h * s + 0.22 * s]]), mix(leaf, (1, 1, 1), 0.08 * k))
+        canvas.fill(
+            polygon([[x - w * s, y - h * s + 0.22 * s], [x, y - h * s - 0.42 * s], [x + w * s, y - h * s + 0.22 * s]]),
+            mix(leaf, (1, 1, 1), 0.08 * k),
+        )
 
 
 def _garden(canvas, rng):
@@ -58,7 +74,9 @@ def _beach(canvas, rng):
     _gradient(canvas, (0.16, 0.55, 0.78), (0.35, 0.78, 0.85), 0.42, 0.72, 8)
     for y in (0.48, 0.55, 0.62):
         x = rng.uniform(0, 0.6)
-        canvas.stroke(curve([[x, y], [x + 0.1, y - 0.008], [x + 0.2, y], [x + 0.32, y - 0.006]]), (0.93, 0.98, 1.0), 0.007)
+        canvas.stroke(
+            curve([[x, y], [x + 0.1, y - 0.008], [x + 0.2, y], [x + 0.32, y - 0.006]]), (0.93, 0.98, 1.0), 0.007
+        )
     _ground(canvas, (0.98, 0.98, 0.95), 0.70, 0.03)
     _ground(canvas, (0.96, 0.86, 0.65), 0.725, 0.03)
     for _ in range(5):
@@ -73,7 +91,9 @@ def _classroom(canvas, rng):
     for y in (0.16, 0.22, 0.36):
         for x in (0.13, 0.74):
             x += rng.uniform(0, 0.02)
-            canvas.stroke(curve([[x, y], [x + 0.05, y - 0.01], [x + rng.uniform(0.08, 0.12), y]]), (0.93, 0.97, 0.93), 0.008)
+            canvas.stroke(
+                curve([[x, y], [x + 0.05, y - 0.01], [x + rng.uniform(0.08, 0.12), y]]), (0.93, 0.97, 0.93), 0.008
+            )
     canvas.fill(polygon([[0, 0.72], [1, 0.72], [1, 1], [0, 1]]), (0.80, 0.62, 0.42))
     for y in (0.79, 0.88):
         canvas.stroke(curve([[0, y], [0.5, y], [1, y]]), (0.68, 0.50, 0.33), 0.006)
@@ -97,7 +117,16 @@ def _snow(canvas, rng):
         x += rng.uniform(-0.03, 0.03)
         s = rng.uniform(0.20, 0.27)
         _tree(canvas, x, HORIZON + 0.03, s, (0.46, 0.62, 0.64))
-        canvas.fill(polygon([[x - 0.16 * s, HORIZON + 0.03 - 1.38 * s], [x, HORIZON + 0.03 - 1.68 * s], [x + 0.16 * s, HORIZON + 0.03 - 1.38 * s]]), (1, 1, 1))
+        canvas.fill(
+            polygon(
+                [
+                    [x - 0.16 * s, HORIZON + 0.03 - 1.38 * s],
+                    [x, HORIZON + 0.03 - 1.68 * s],
+                    [x + 0.16 * s, HORIZON + 0.03 - 1.38 * s],
+                ]
+            ),
+            (1, 1, 1),
+        )
     _ground(canvas, (0.97, 0.98, 1.0))
     _ground(canvas, (0.90, 0.94, 0.99), 0.82)
     for _ in range(34):
@@ -121,7 +150,9 @@ def _city(canvas, rng):
     canvas.fill(polygon([[0, 0.72], [1, 0.72], [1, 1], [0, 1]]), (0.62, 0.62, 0.66))
     canvas.fill(polygon([[0, 0.71], [1, 0.71], [1, 0.745], [0, 0.745]]), (0.82, 0.80, 0.80))
     for sx in np.arange(-0.05, 1, 0.22) + rng.uniform(0, 0.1):
-        canvas.fill(polygon([[sx, 0.90], [sx + 0.11, 0.90], [sx + 0.10, 0.925], [sx - 0.01, 0.925]]), (0.97, 0.95, 0.88))
+        canvas.fill(
+            polygon([[sx, 0.90], [sx + 0.11, 0.90], [sx + 0.10, 0.925], [sx - 0.01, 0.925]]), (0.97, 0.95, 0.88)
+        )
 
 
 def _forest(canvas, rng):
@@ -140,7 +171,16 @@ def _forest(canvas, rng):
 def _rainbow(canvas, rng):
     _gradient(canvas, (0.55, 0.80, 0.98), (0.90, 0.97, 1.0), 0, HORIZON)
     shift = rng.uniform(-0.04, 0.04)
-    for k, color in enumerate(((0.95, 0.36, 0.38), (0.99, 0.66, 0.32), (0.99, 0.90, 0.42), (0.45, 0.80, 0.50), (0.38, 0.62, 0.95), (0.65, 0.48, 0.88))):
+    for k, color in enumerate(
+        (
+            (0.95, 0.36, 0.38),
+            (0.99, 0.66, 0.32),
+            (0.99, 0.90, 0.42),
+            (0.45, 0.80, 0.50),
+            (0.38, 0.62, 0.95),
+            (0.65, 0.48, 0.88),
+        )
+    ):
         t = np.linspace(np.pi, 2 * np.pi, 25)
         r = 0.56 - 0.032 * k
         canvas.stroke(polygon(np.stack([0.5 + shift + r * np.cos(t), 0.72 + r * 1.02 * np.sin(t)], 1)), color, 0.034)
@@ -152,5 +192,12 @@ def _rainbow(canvas, rng):
 
 
 _PAINTERS = {
-    "花园": _garden, "海边": _beach, "教室": _classroom, "夜空": _night, "雪地": _snow, "城市街道": _city, "森林": _forest, "彩虹草地": _rainbow,
+    "花园": _garden,
+    "海边": _beach,
+    "教室": _classroom,
+    "夜空": _night,
+    "雪地": _snow,
+    "城市街道": _city,
+    "森林": _forest,
+    "彩虹草地": _rainbow,
 }

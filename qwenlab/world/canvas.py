@@ -1,6 +1,6 @@
 """A small vector canvas over the Anti-Grain Geometry rasteriser that ships inside matplotlib's wheel.
 
-Coordinates are *canvas units*: x to the right, y down, both 0..1 over the picture, so that one drawing serves every resolution.
+Coordinates are *canvas units*: x to the right, y down, both 0..1 over the picture; one drawing serves every resolution.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def capsule(a, b, radius_a: float, radius_b: float | None = None) -> Path:
 
 def mix(a: Color, b: Color, share: float) -> Color:
     """Linear blend: ``share`` = 0 gives ``a``, 1 gives ``b``."""
-    return tuple((1 - share) * x + share * y for x, y in zip(a, b))
+    return tuple((1 - share) * x + share * y for x, y in zip(a, b, strict=True))
 
 
 def darker(color: Color, share: float = 0.25) -> Color:
@@ -69,7 +69,7 @@ def darker(color: Color, share: float = 0.25) -> Color:
 class Canvas:
     """An RGBA picture of ``size`` x ``size`` pixels that is drawn on in canvas units.
 
-    ``place(scale, dx, dy, mirror)`` sets the figure's own coordinate system: a point p lands at ``(dx, dy) + scale * p``,
+    ``place(scale, dx, dy, mirror)`` sets the figure's own coordinates: a point p lands at ``(dx, dy) + scale * p``,
     with x negated first when ``mirror`` is set.
     """
 

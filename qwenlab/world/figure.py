@@ -19,7 +19,7 @@ _SIDES = ("right_", "left_")
 
 @dataclass(frozen=True)
 class Outfit:
-    """``hem``: y of the lower edge (figure units); ``flare``: half width there; ``long_sleeves`` cover the whole arm."""
+    """``hem``: y of the lower edge (figure units); ``flare``: half width there; ``long_sleeves`` cover the arm."""
 
     top: Color
     lower: Color
@@ -34,8 +34,12 @@ OUTFITS = {
     "白色连衣裙": Outfit(WHITE, WHITE, 0.76, 0.175, False, None, (0.80, 0.30, 0.32)),
     "蓝色水手服": Outfit((0.97, 0.97, 0.99), (0.22, 0.36, 0.72), 0.70, 0.150, False, None, (0.36, 0.24, 0.20)),
     "黄色雨衣": Outfit((0.99, 0.82, 0.22), (0.99, 0.82, 0.22), 0.77, 0.168, True, None, (0.30, 0.55, 0.62)),
-    "红色毛衣": Outfit((0.84, 0.24, 0.25), (0.84, 0.24, 0.25), 0.655, 0.108, True, (0.30, 0.33, 0.48), (0.50, 0.34, 0.24)),
-    "绿色背带裤": Outfit((0.97, 0.95, 0.88), (0.30, 0.62, 0.42), 0.68, 0.108, False, (0.30, 0.62, 0.42), (0.86, 0.48, 0.26)),
+    "红色毛衣": Outfit(
+        (0.84, 0.24, 0.25), (0.84, 0.24, 0.25), 0.655, 0.108, True, (0.30, 0.33, 0.48), (0.50, 0.34, 0.24)
+    ),
+    "绿色背带裤": Outfit(
+        (0.97, 0.95, 0.88), (0.30, 0.62, 0.42), 0.68, 0.108, False, (0.30, 0.62, 0.42), (0.86, 0.48, 0.26)
+    ),
     "紫色汉服": Outfit((0.60, 0.42, 0.78), (0.60, 0.42, 0.78), 0.875, 0.165, True, None, (0.35, 0.25, 0.45)),
     SAMPLE_CLOTHES: Outfit((0.97, 0.92, 0.82), (0.13, 0.52, 0.56), 0.74, 0.165, False, None, (0.55, 0.30, 0.20)),
 }
@@ -95,7 +99,11 @@ def _legs(canvas: Canvas, scene: Scene, bones: Skeleton, outfit: Outfit, anatomy
     order = [LEFT, RIGHT]
     gone = RIGHT if anatomy.feet == "missing" else None
     if anatomy.feet == "third":
-        shift = np.array([0.085, -0.004]) if bones.side else (bones.joint["left_ankle"] - bones.joint["right_ankle"]) * [1.0, 0.0]
+        shift = (
+            np.array([0.085, -0.004])
+            if bones.side
+            else (bones.joint["left_ankle"] - bones.joint["right_ankle"]) * [1.0, 0.0]
+        )
         third = bones.joint["left_ankle"] + shift
         canvas.shapes([(capsule(bones.joint["left_knee"], third - [0, 0.012], 0.042, 0.033), outfit.legs or SKIN)])
         foot(canvas, third, bones.feet[LEFT] + shift, bare, bones.side, outfit.shoe)
@@ -127,7 +135,12 @@ def _arm(canvas: Canvas, scene: Scene, bones: Skeleton, outfit: Outfit, i: int) 
     wide = 0.012 if scene.clothes == "紫色汉服" else 0.0
     if outfit.long_sleeves:
         end = wrist - 0.02 * (wrist - elbow) / 0.12
-        canvas.shapes([(capsule(shoulder, elbow, 0.041, 0.037 + wide), sleeve), (capsule(elbow, end, 0.037 + wide, 0.034 + 1.6 * wide), sleeve)])
+        canvas.shapes(
+            [
+                (capsule(shoulder, elbow, 0.041, 0.037 + wide), sleeve),
+                (capsule(elbow, end, 0.037 + wide, 0.034 + 1.6 * wide), sleeve),
+            ]
+        )
     else:
         middle = shoulder + 0.62 * (elbow - shoulder)
         canvas.shapes([(capsule(shoulder, elbow, 0.034, 0.029), SKIN), (capsule(elbow, wrist, 0.029, 0.025), SKIN)])
@@ -139,7 +152,9 @@ def _hand(canvas, scene, bones, outfit, i, anatomy, rng, grips=False) -> tuple[n
     elbow, wrist = (bones.joint[_SIDES[i] + part] for part in ("elbow", "wrist"))
     direction, thumb, joints = bones.hand_direction[i], bones.thumb_direction[i], _along(bones, i)
     if scene.hands == "手插口袋":
-        canvas.line(curve([wrist + [-0.04, 0.0], wrist + [0, 0.012], wrist + [0.04, 0.0]]), darker(outfit.lower, 0.45), 0.007)
+        canvas.line(
+            curve([wrist + [-0.04, 0.0], wrist + [0, 0.012], wrist + [0.04, 0.0]]), darker(outfit.lower, 0.45), 0.007
+        )
         pocket = ellipse(wrist[0] + 0.012 * direction[0], wrist[1] + 0.036, 0.046, 0.042)
         canvas.shapes([(pocket, darker(outfit.lower, 0.08))])
         return joints, "hidden"
@@ -166,18 +181,46 @@ def _clothes(canvas: Canvas, scene: Scene, bones: Skeleton, outfit: Outfit) -> N
         hem = min(hem, bones.joint["right_knee"][1] + 0.035)
         flare *= 1.1
     wy = ty + 0.17
-    body = [[-shoulder * 0.55, ty - 0.004], [-shoulder, ty + 0.03], [-waist, wy], [-flare, hem], [0, hem + 0.012], [flare, hem], [waist, wy],
-            [shoulder, ty + 0.03], [shoulder * 0.55, ty - 0.004]]
+    body = [
+        [-shoulder * 0.55, ty - 0.004],
+        [-shoulder, ty + 0.03],
+        [-waist, wy],
+        [-flare, hem],
+        [0, hem + 0.012],
+        [flare, hem],
+        [waist, wy],
+        [shoulder, ty + 0.03],
+        [shoulder * 0.55, ty - 0.004],
+    ]
     if outfit.legs is not None:  # trousers: the hips belong to them
         wide = 0.070 if side else 0.098
-        hips = polygon([[-waist, wy + 0.04], [-wide, hem], [-wide, hem + 0.022], [0, hem + 0.046], [wide, hem + 0.022], [wide, hem], [waist, wy + 0.04]])
+        hips = polygon(
+            [
+                [-waist, wy + 0.04],
+                [-wide, hem],
+                [-wide, hem + 0.022],
+                [0, hem + 0.046],
+                [wide, hem + 0.022],
+                [wide, hem],
+                [waist, wy + 0.04],
+            ]
+        )
         canvas.shapes([(hips, outfit.legs)])
     canvas.shapes([(polygon(body), outfit.lower)])
     if outfit.top != outfit.lower:
-        upper = [[-shoulder * 0.55, ty - 0.004], [-shoulder, ty + 0.03], [-waist, wy], [waist, wy], [shoulder, ty + 0.03], [shoulder * 0.55, ty - 0.004]]
+        upper = [
+            [-shoulder * 0.55, ty - 0.004],
+            [-shoulder, ty + 0.03],
+            [-waist, wy],
+            [waist, wy],
+            [shoulder, ty + 0.03],
+            [shoulder * 0.55, ty - 0.004],
+        ]
         canvas.shapes([(polygon(upper), outfit.top)])
     if canvas.style.shade:
-        shadow = polygon([[waist * 0.45, wy], [flare * 0.45, hem + 0.006], [flare * 0.97, hem - 0.004], [waist * 0.97, wy]])
+        shadow = polygon(
+            [[waist * 0.45, wy], [flare * 0.45, hem + 0.006], [flare * 0.97, hem - 0.004], [waist * 0.97, wy]]
+        )
         canvas.fill(shadow, darker(outfit.lower, 0.3), 0.35)
     _trim(canvas, scene, outfit, ty, wy, hem, flare, waist, shoulder, side)
 
@@ -188,11 +231,28 @@ def _trim(canvas, scene, outfit, ty, wy, hem, flare, waist, shoulder, side) -> N
     dark = darker(outfit.lower, 0.32)
     if scene.clothes == "白色连衣裙":
         canvas.line(curve([[-waist, wy], [0, wy + 0.008], [waist, wy]]), (0.45, 0.68, 0.92), 0.024)
-        canvas.line(curve([[-flare + 0.008, hem - 0.028], [0, hem - 0.016], [flare - 0.008, hem - 0.028]]), (0.62, 0.80, 0.95), 0.010)
+        canvas.line(
+            curve([[-flare + 0.008, hem - 0.028], [0, hem - 0.016], [flare - 0.008, hem - 0.028]]),
+            (0.62, 0.80, 0.95),
+            0.010,
+        )
     elif scene.clothes == "蓝色水手服":
-        collar = [[-shoulder * 0.8, ty], [x, ty + 0.085], [shoulder * 0.8, ty], [shoulder * 0.5, ty - 0.008], [-shoulder * 0.5, ty - 0.008]]
+        collar = [
+            [-shoulder * 0.8, ty],
+            [x, ty + 0.085],
+            [shoulder * 0.8, ty],
+            [shoulder * 0.5, ty - 0.008],
+            [-shoulder * 0.5, ty - 0.008],
+        ]
         canvas.shapes([(polygon(collar), outfit.lower)])
-        canvas.shapes([(polygon([[x, ty + 0.07], [x - 0.035, ty + 0.125], [x, ty + 0.105], [x + 0.035, ty + 0.125]]), (0.90, 0.22, 0.26))])
+        canvas.shapes(
+            [
+                (
+                    polygon([[x, ty + 0.07], [x - 0.035, ty + 0.125], [x, ty + 0.105], [x + 0.035, ty + 0.125]]),
+                    (0.90, 0.22, 0.26),
+                )
+            ]
+        )
         for t in (-0.5, 0.0, 0.5):
             canvas.line(curve([[t * waist, wy + 0.02], [t * flare, hem - 0.004]]), dark, 0.005)
     elif scene.clothes == "黄色雨衣":
@@ -208,21 +268,40 @@ def _trim(canvas, scene, outfit, ty, wy, hem, flare, waist, shoulder, side) -> N
         bib = [[-waist * 0.72, ty + 0.075], [waist * 0.72, ty + 0.075], [waist, wy + 0.01], [-waist, wy + 0.01]]
         canvas.shapes([(polygon(bib), outfit.lower)])
         for sign in (-1, 1):
-            canvas.line(curve([[sign * waist * 0.62, ty + 0.09], [sign * shoulder * 0.72, ty + 0.0]]), outfit.lower, 0.022)
+            canvas.line(
+                curve([[sign * waist * 0.62, ty + 0.09], [sign * shoulder * 0.72, ty + 0.0]]), outfit.lower, 0.022
+            )
             canvas.fill(ellipse(sign * waist * 0.6, ty + 0.092, 0.011), (0.99, 0.85, 0.35))
     elif scene.clothes == "紫色汉服":
         for sign in (-1, 1):
             canvas.line(curve([[sign * shoulder * 0.5, ty - 0.006], [x - sign * 0.028, ty + 0.11]]), WHITE, 0.019)
         canvas.line(curve([[-waist, wy - 0.012], [0, wy - 0.006], [waist, wy - 0.012]]), (0.98, 0.66, 0.72), 0.048)
         canvas.line(curve([[x + 0.02, wy + 0.01], [x + 0.03, wy + 0.16]]), (0.98, 0.66, 0.72), 0.014)
-        canvas.line(curve([[-flare, hem - 0.012], [0, hem], [flare, hem - 0.012]]), mix(outfit.lower, WHITE, 0.55), 0.014)
+        canvas.line(
+            curve([[-flare, hem - 0.012], [0, hem], [flare, hem - 0.012]]), mix(outfit.lower, WHITE, 0.55), 0.014
+        )
     elif scene.clothes == SAMPLE_CLOTHES:
         wide = shoulder + 0.03
         low = wide + 0.055
-        cape = [[-shoulder * 0.5, ty - 0.008], [-wide, ty + 0.04], [-low, ty + 0.22], [-low * 0.5, ty + 0.245], [0, ty + 0.22], [low * 0.5, ty + 0.245],
-                [low, ty + 0.22], [wide, ty + 0.04], [shoulder * 0.5, ty - 0.008]]
+        cape = [
+            [-shoulder * 0.5, ty - 0.008],
+            [-wide, ty + 0.04],
+            [-low, ty + 0.22],
+            [-low * 0.5, ty + 0.245],
+            [0, ty + 0.22],
+            [low * 0.5, ty + 0.245],
+            [low, ty + 0.22],
+            [wide, ty + 0.04],
+            [shoulder * 0.5, ty - 0.008],
+        ]
         canvas.shapes([(blob(cape, 0.28), (0.24, 0.22, 0.50))])
-        for sx, sy, r in ((-0.105, 0.12, 0.026), (0.0, 0.165, 0.029), (0.105, 0.115, 0.026), (-0.045, 0.075, 0.016), (0.055, 0.07, 0.016)):
+        for sx, sy, r in (
+            (-0.105, 0.12, 0.026),
+            (0.0, 0.165, 0.029),
+            (0.105, 0.115, 0.026),
+            (-0.045, 0.075, 0.016),
+            (0.055, 0.07, 0.016),
+        ):
             canvas.fill(star(sx * (0.7 if side else 1), ty + sy, r), (1.0, 0.86, 0.30))
         canvas.shapes([(ellipse(x, ty + 0.012, 0.024), (0.95, 0.36, 0.40))])
 

@@ -72,7 +72,9 @@ def open_hand(canvas: Canvas, wrist, direction, thumb, fingers: int | str, rng: 
             parts += [(capsule(web[1], web[2], FINGER), SKIN), (blob(web), SKIN)]
         canvas.shapes([*parts, (palm, SKIN)])
         fold = center + 0.012 * axis
-        canvas.line(curve([fold - 0.02 * across, fold - 0.006 * axis, fold + 0.02 * across]), darker(SKIN, 0.3), 0.003, 0.7)
+        canvas.line(
+            curve([fold - 0.02 * across, fold - 0.006 * axis, fold + 0.02 * across]), darker(SKIN, 0.3), 0.003, 0.7
+        )
     if count != 5:
         angles = np.deg2rad(finger_angles(5, np.random.default_rng(0)))
         ways = np.cos(angles)[:, None] * axis + np.sin(angles)[:, None] * across
@@ -88,7 +90,10 @@ def closed_hand(canvas: Canvas, wrist, direction, thumb, color: Color, cuff: Col
     center = wrist + 0.052 * axis
     turn = np.rad2deg(np.arctan2(axis[1], axis[0]))
     long = 0.058 if cuff else 0.044
-    shapes = [(capsule(center, center + 0.045 * across + 0.016 * axis, 0.02, 0.019), color), (ellipse(*center, long, 0.043, turn), color)]
+    shapes = [
+        (capsule(center, center + 0.045 * across + 0.016 * axis, 0.02, 0.019), color),
+        (ellipse(*center, long, 0.043, turn), color),
+    ]
     canvas.shapes(shapes)
     if cuff:
         canvas.shapes([(capsule(wrist - 0.026 * across, wrist + 0.026 * across, 0.018), cuff)])
@@ -115,18 +120,36 @@ def foot(canvas: Canvas, ankle, joints, bare: bool, side: bool, shoe: Color) -> 
     ankle = np.asarray(ankle, float)
     if side:
         way = (big - heel) / np.linalg.norm(big - heel)
-        parts = [(capsule(heel, big - 0.012 * way, 0.026, 0.026), color), (capsule(ankle - [0, 0.02], heel + 0.018 * way, 0.03, 0.026), color)]
+        parts = [
+            (capsule(heel, big - 0.012 * way, 0.026, 0.026), color),
+            (capsule(ankle - [0, 0.02], heel + 0.018 * way, 0.03, 0.026), color),
+        ]
         toes = [big + 0.012 * way - [0, 0.004]] if bare else []
     else:
         middle = (big + small) / 2
-        parts = [(ellipse(*(middle - [0, 0.008]), 0.047, 0.036), color), (capsule(ankle - [0, 0.02], heel, 0.031, 0.03), color)]
-        toes = [big + t * (small - big) + [0, 0.017 - 0.006 * abs(t - 0.4)] for t in np.linspace(-0.12, 1.1, 5)] if bare else []
+        parts = [
+            (ellipse(*(middle - [0, 0.008]), 0.047, 0.036), color),
+            (capsule(ankle - [0, 0.02], heel, 0.031, 0.03), color),
+        ]
+        toes = (
+            [big + t * (small - big) + [0, 0.017 - 0.006 * abs(t - 0.4)] for t in np.linspace(-0.12, 1.1, 5)]
+            if bare
+            else []
+        )
     radius = (0.017,) if side else (0.0135, 0.0115, 0.011, 0.0105, 0.0095)
-    parts = [(ellipse(*toe, r), color) for toe, r in zip(toes, radius)] + parts
+    parts = [(ellipse(*toe, r), color) for toe, r in zip(toes, radius, strict=False)] + parts  # shoes: no toes
     canvas.shapes(parts)
     if not bare:
         low = heel if side else (big + small) / 2
         if side:
-            canvas.line(curve([heel + [-0.02, 0.02], (heel + big) / 2 + [0, 0.025], big + [0.008, 0.018]]), mix(shoe, (1, 1, 1), 0.75), 0.009)
+            canvas.line(
+                curve([heel + [-0.02, 0.02], (heel + big) / 2 + [0, 0.025], big + [0.008, 0.018]]),
+                mix(shoe, (1, 1, 1), 0.75),
+                0.009,
+            )
         else:
-            canvas.line(curve([low + [-0.036, 0.012], low + [0, 0.024], low + [0.036, 0.012]]), mix(shoe, (1, 1, 1), 0.75), 0.009)
+            canvas.line(
+                curve([low + [-0.036, 0.012], low + [0, 0.024], low + [0.036, 0.012]]),
+                mix(shoe, (1, 1, 1), 0.75),
+                0.009,
+            )

@@ -58,7 +58,7 @@ def render(scene: Scene, size: int = 128, anatomy: Anatomy | None = None) -> Pic
     full = scene.framing == "全身"
     scale = (FULL_SCALE if full else HALF_SCALE) * (1 + rng.uniform(-0.025, 0.025))
     dx = 0.5 + rng.uniform(-0.02, 0.02)
-    dy = (0.965 - scale) if full else 0.085 + rng.uniform(-0.008, 0.008)
+    dy = (0.965 - scale) if full else 0.098 + rng.uniform(-0.008, 0.008)
     mirror = scene.view == "侧面" and rng.random() < 0.5
 
     back = Canvas(size, style)
