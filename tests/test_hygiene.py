@@ -232,6 +232,12 @@ def test_nothing_names_a_registry_or_a_lock_file():
     assert not names & {"uv.lock", "poetry.lock", "Pipfile.lock", "conda-lock.yml", "pdm.lock"}
 
 
+def test_nothing_names_a_machine_of_ours():
+    paths = re.compile(r"(?<![\w.~])/(work|root|home|Users)/[\w.]+")
+    for path, text in TEXTS.items():
+        assert not paths.search(text), f"{path.relative_to(REPOSITORY)}: {paths.search(text).group()}"
+
+
 def test_weights_and_pictures_stay_small():
     heavy = {".safetensors", ".webp", ".png", ".jpg", ".jpeg", ".gif", ".npz", ".svg"}
     total = sum(path.stat().st_size for path in COMMITTED if path.suffix in heavy)

@@ -15,8 +15,8 @@ def notebook():
     return new_notebook(
         cells=[
             new_markdown_cell("# A small lesson"),
-            new_code_cell("from qwenlab.flow import velocity\nfrom qwenlab import training", id="imports"),
-            new_code_cell("assert velocity(1.0, 3.0) == 2.0 and training.velocity is velocity", id="check"),
+            new_code_cell("from qwenlab.flow import velocity\nfrom qwenlab.training import batches", id="imports"),
+            new_code_cell("assert velocity(1.0, 3.0) == 2.0 and batches.velocity is velocity", id="check"),
         ]
     )
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from qwenlab.show import encode_image, grid, image_table
+from qwenlab.show import encode_image, figure_table, grid, image_table
 
 
 @pytest.fixture
@@ -74,3 +74,13 @@ def test_table_needs_alt_text_and_fitting_captions(pictures):
 )
 def test_encode_image(pictures, suffix, start):
     assert encode_image(pictures[0], suffix).startswith(start)
+
+
+def test_figure_becomes_a_table_and_is_closed():
+    import matplotlib.pyplot as plt
+
+    figure, _ = plt.subplots(figsize=(2, 1))
+    table = figure_table(figure, alt="An empty plot.")
+    assert str(table) == "An empty plot."
+    assert table.sheet.width > table.sheet.height
+    assert not plt.fignum_exists(figure.number)
