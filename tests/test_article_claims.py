@@ -106,12 +106,12 @@ def test_c17_counting_steps_by_hand_steps_at_once_and_then_mixes_batches():
     assert [step for step in range(20) if (step + 1) % 8 == 0] == [7, 15]
 
 
-def test_c26_averaging_factors_of_unrelated_loras_is_almost_entirely_wrong():
+def test_c26_averaging_factors_mixes_unrelated_loras():
     torch.manual_seed(0)
     (a1, b1), (a2, b2) = ((torch.randn(RANK, WIDTH), torch.randn(WIDTH, RANK)) for _ in range(2))
     wanted = (b1 @ a1 + b2 @ a2) / 2
     averaged = ((b1 + b2) / 2) @ ((a1 + a2) / 2)
     error = (averaged - wanted).norm() / wanted.norm()
-    assert error == pytest.approx(1, abs=0.05)
+    assert error == pytest.approx(0.5**0.5, abs=0.02)  # half of B2 A1 + B1 A2, which belong to no LoRA
     joined = torch.cat([b1, b2], dim=1) / 2 @ torch.cat([a1, a2])  # rank 128: the exact sum
     assert torch.allclose(joined, wanted, atol=1e-3)
