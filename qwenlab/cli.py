@@ -65,7 +65,7 @@ def generate(
         str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same picture")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Sampler steps")] = 20,
+    steps: Annotated[int, typer.Option(min=2, help="Sampler steps")] = 20,
 ) -> None:
     """Draw one picture, with or without a LoRA."""
     from qwenlab.show import encode_image

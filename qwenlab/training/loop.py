@@ -100,7 +100,7 @@ def train_lora(
 
     started = time.perf_counter()
     with (
-        tqdm(total=config.max_train_steps, desc="train", disable=not progress) as bar,
+        tqdm(total=config.max_train_steps, desc="train", mininterval=1.0, disable=not progress) as bar,
         training_mode(pipeline, accelerator, config) as transformer,
     ):
         for step, loss in optimize(
