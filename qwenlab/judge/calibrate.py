@@ -19,13 +19,14 @@ from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
 from qwenlab.judge.examples import IGNORE, NONE, Examples, draw_examples, draw_scene
 from qwenlab.judge.networks import CLASSES, FEET_CLASSES, HAND_CLASSES
 from qwenlab.judge.reading import CALIBRATION, WEIGHTS, Judge, Reading, load_judge
+from qwenlab.judge.round_trip import load_vae, renoise, round_trip
 
 HELD_OUT_SEED, THRESHOLD_SEED = 2002, 3003
 RENOISED = 512  # pictures
 _MATCH = 6.0  # pixels within which a found hand is taken for a drawn one
 _KINDS = ("base", "look-alike", "character")
 _RESULTS = REPOSITORY / "benchmarks" / "results"
-PACKAGED_MODEL = REPOSITORY / "qwenlab" / "micro" / "weights"
+MICRO_WEIGHTS = REPOSITORY / "qwenlab" / "micro" / "weights"
 
 
 def identity_threshold(scores: np.ndarray, is_character: np.ndarray) -> float:
@@ -145,23 +146,24 @@ def freeze_threshold(judge: Judge, count: int, workers: int) -> float:
     return identity_threshold(scores, examples.identity == 1)
 
 
-def calibrate(count: int, model: str | None, workers: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Measure every condition that `model` allows; returns the results by condition and what `Judge` keeps of them."""
+def calibrate(
+    count: int, vae: Path | None, model: str | None, workers: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Measure the conditions that `vae` and `model` allow; the results by condition, and what `Judge` keeps of them."""
     judge = load_judge()
     judge.calibration = calibration = {"identity_threshold": freeze_threshold(judge, count, workers)}
     truth = draw_examples(count, HELD_OUT_SEED, "test", workers)
     cases = {"renderings": (truth.images, truth)}
+    if vae:
+        cases["vae"] = round_trip(truth.images, load_vae(vae)), truth
     if model:
-        from qwenlab.judge.round_trip import renoise, round_trip
         from qwenlab.pipeline import load_pipeline
 
-        pipeline = load_pipeline(model)
-        cases["vae"] = round_trip(truth.images, pipeline.vae), truth
         # The model has never seen the character: only ordinary pictures can be denoised by it.
         rows = np.flatnonzero(truth.kind == 0)[:RENOISED]
         base = Examples(**{name: values[rows] for name, values in vars(truth).items()})
         prompts = [world.caption(draw_scene(HELD_OUT_SEED, int(i), "test")[0]) for i in rows]
-        cases["renoised"] = renoise(pipeline, base.images, prompts, HELD_OUT_SEED), base
+        cases["renoised"] = renoise(load_pipeline(model), base.images, prompts, HELD_OUT_SEED), base
     results = {condition: measure(judge.read(images), labels) for condition, (images, labels) in cases.items()}
     for condition, result in results.items():
         calibration[condition] = {"hands": result["fingers"]["errors"], "feet": result["feet"]["errors"]}
@@ -183,20 +185,19 @@ def summary(condition: str, result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m qwenlab.judge.calibrate", description=__doc__)
     parser.add_argument("--model", help='"micro" or a pipeline folder: measure after its VAE and its denoising too')
-    parser.add_argument("--count", type=int, default=2000, help="pictures")
+    parser.add_argument("--vae", type=Path, help="folder of a VAE, where there is no whole pipeline yet")
+    parser.add_argument("--count", type=int, default=1000, help="pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the results")
     options = parser.parse_args()
-    results, calibration = calibrate(options.count, options.model, options.workers)
+    folder = MICRO_WEIGHTS if options.model == "micro" else Path(options.model) if options.model else None
+    vae = options.vae or (folder and folder / "vae")
+    results, calibration = calibrate(options.count, vae, options.model, options.workers)
     atomic_write_json(CALIBRATION, calibration)
-    weights = [WEIGHTS]
-    if options.model:
-        folder = PACKAGED_MODEL if options.model == "micro" else Path(options.model)
-        weights += [folder / part for part in ("vae", "transformer", "text_encoder")]
+    used = {"renderings": [WEIGHTS], "vae": [WEIGHTS, vae], "renoised": [WEIGHTS, folder]}
     config = {"count": options.count, "held_out_seed": HELD_OUT_SEED, "threshold_seed": THRESHOLD_SEED}
     for condition, result in results.items():
-        used = weights[: {"renderings": 1, "vae": 2, "renoised": 4}[condition]]
-        stamped = stamp_result(result, weights=used, config=config | {"condition": condition})
+        stamped = stamp_result(result, weights=used[condition], config=config | {"condition": condition})
         atomic_write_json(options.out / f"judge_{condition}.json", stamped)
         print(summary(condition, result))
 

@@ -51,6 +51,7 @@ class PictureNet(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(_block(3, 24, 5, 2), _block(24, 40, 3, 2), _block(40, 56))
         self.hand_map = nn.Sequential(_block(56, 24, 1), _block(24, 24, dilation=2), nn.Conv2d(24, 1, 1))
+        nn.init.constant_(self.hand_map[-1].bias, -4.0)  # hands are rare: start from "nowhere"
         self.middle = nn.Sequential(_block(56, 96, 3, 2), _block(96, 96))
         self.feet = nn.Sequential(_block(96, 48), _block(48, 64, 3, 2), nn.Flatten(), nn.Linear(64 * 4 * 6, 5))
         self.deep = nn.Sequential(_block(96, 128, 3, 2), _block(128, 128))
