@@ -21,7 +21,9 @@ from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCaus
 from diffusers.models.autoencoders.vae import DecoderOutput
 
 
-def _conv_forward(self: QwenImageCausalConv3d, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
+def _conv_forward(
+    self: QwenImageCausalConv3d, x: torch.Tensor, cache_x: torch.Tensor | None = None
+) -> torch.Tensor:
     """Causal convolution of (B, C, T, H, W); 2D when there is one frame and no earlier frame in the cache."""
     if x.shape[2] != 1 or cache_x is not None:
         return QwenImageCausalConv3d.forward(self, x, cache_x)
@@ -34,7 +36,9 @@ def _conv_forward(self: QwenImageCausalConv3d, x: torch.Tensor, cache_x: torch.T
 
 def _encode(self: AutoencoderKLQwenImage, x: torch.Tensor) -> torch.Tensor:
     """(B, 3, T, H, W) in [-1, 1] -> moments (B, 2*z, T', H/8, W/8)."""
-    tiled = self.use_tiling and (x.shape[4] > self.tile_sample_min_width or x.shape[3] > self.tile_sample_min_height)
+    tiled = self.use_tiling and (
+        x.shape[4] > self.tile_sample_min_width or x.shape[3] > self.tile_sample_min_height
+    )
     if x.shape[2] != 1 or tiled:
         return AutoencoderKLQwenImage._encode(self, x)
     return self.quant_conv(self.encoder(x))  # no feature cache: a still picture has no next frame

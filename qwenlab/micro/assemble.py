@@ -1,4 +1,4 @@
-"""Put the parts together: a whole, stock `QwenImagePipeline`, saved as the folder that `load_pipeline("micro")` reads."""
+"""Put the parts together: a whole, stock `QwenImagePipeline`, saved as the folder that `load_pipeline` reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from diffusers import (
 )
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from qwenlab.files import atomic_write_json
 from qwenlab.micro.tokenizer import PROMPT_TEMPLATE, TEMPLATE_TOKENS, check_template
+from qwenlab.pipeline import SIZE_FILE
 
 # Qwen/Qwen-Image, scheduler/scheduler_config.json.
 SCHEDULER_CONFIG = {
@@ -50,15 +52,18 @@ def assemble(
     )
     fixed = (pipeline.prompt_template_encode, pipeline.prompt_template_encode_start_idx)
     if fixed != (PROMPT_TEMPLATE, TEMPLATE_TOKENS):
-        raise ValueError("this version of diffusers has another prompt template: see qwenlab/micro/tokenizer.py")
+        raise ValueError(
+            "this version of diffusers has another prompt template: see qwenlab/micro/tokenizer.py"
+        )
     check_template(tokenizer)
     return pipeline
 
 
-def save_pipeline(pipeline: QwenImagePipeline, folder: Path) -> Path:
+def save_pipeline(pipeline: QwenImagePipeline, folder: Path, size: int) -> Path:
     """Save `pipeline` with bf16 weights; the folder appears whole or not at all. The pipeline itself is not changed.
 
-    The weights are cast on disk only: half the size, and float32 training keeps its precision.
+    The weights are cast on disk only: half the size, and float32 training keeps its precision. `size` is the side in
+    pixels of the training pictures, which `load_pipeline` makes the default.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -71,9 +76,12 @@ def save_pipeline(pipeline: QwenImagePipeline, folder: Path) -> Path:
         part = kind.from_pretrained(temporary / name, **{_dtype_key(kind): torch.bfloat16})
         shutil.rmtree(temporary / name)
         part.save_pretrained(temporary / name)
+    atomic_write_json(temporary / SIZE_FILE, {"pixels": size})
     for file in temporary.rglob("*"):
         if file.is_file():
-            file.chmod(0o644)  # safetensors files are created private; an installed package is read by everybody
+            file.chmod(
+                0o644
+            )  # safetensors files are created private; an installed package is read by everybody
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(temporary, folder)

@@ -47,7 +47,9 @@ def load_checkpoint(
             header = file.metadata()
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise QwenlabError(f"cannot read the checkpoint {path} ({error}); delete it to start the stage again") from error
+        raise QwenlabError(
+            f"cannot read the checkpoint {path} ({error}); delete it to start the stage again"
+        ) from error
     saved = json.loads(header["recipe"])
     if saved != json.loads(json.dumps(recipe)):
         changed = sorted(key for key in saved.keys() | recipe.keys() if saved.get(key) != recipe.get(key))

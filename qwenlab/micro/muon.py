@@ -17,7 +17,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # quintic that drives all singular values 
 
 
 def orthogonalise(g: Tensor, iterations: int = 5) -> Tensor:
-    """Nearly the U V^T of the singular value decomposition of each matrix in `g` (..., M, N), by Newton-Schulz steps."""
+    """Nearly U V^T of the singular value decomposition of each matrix in `g` (..., M, N), by Newton-Schulz steps."""
     tall = g.shape[-2] > g.shape[-1]
     x = g.mT if tall else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -35,10 +35,20 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.99),
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "weight_decay": weight_decay, "muon": False}
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "muon": False,
+        }
         super().__init__(groups, defaults)
 
     @torch.no_grad()

@@ -24,15 +24,23 @@ STAGES = ("vae", "latents", "transformer", "all")
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Command line of the module."""
-    parser = argparse.ArgumentParser(prog="python -m qwenlab.micro.pretrain", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m qwenlab.micro.pretrain", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--stage", choices=STAGES, default="all")
-    parser.add_argument("--out", type=Path, default=Path("runs/base"), help="folder for checkpoints, logs and results")
-    parser.add_argument("--recipe", type=Path, help="YAML file with values that differ from the default recipe")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/base"), help="folder for checkpoints, logs and results"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, help="YAML file with values that differ from the default recipe"
+    )
     parser.add_argument("--steps", type=int, help="steps of the chosen stage, instead of the recipe's")
     parser.add_argument("--stop-at", type=int, help="stop after this step, to continue later")
     parser.add_argument("--warm-start", type=Path, help="pipeline folder whose weights the stage begins with")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=int, help="torch threads; a resumed run needs the same number for the same bits")
+    parser.add_argument(
+        "--threads", type=int, help="torch threads; a resumed run needs the same number for the same bits"
+    )
     parser.add_argument("--workers", type=int, help="processes that draw pictures (default: all cores)")
     return parser.parse_args(argv)
 
@@ -64,7 +72,9 @@ def run(args: argparse.Namespace) -> None:
         if args.stage == "vae":
             return
         if not (args.out / "vae").exists():
-            raise QwenlabError(f"{args.out / 'vae'} is missing: run --stage vae first (or copy a trained VAE there)")
+            raise QwenlabError(
+                f"{args.out / 'vae'} is missing: run --stage vae first (or copy a trained VAE there)"
+            )
         if args.stage == "latents":
             from qwenlab.micro.latents import cache_latents, load_vae
 

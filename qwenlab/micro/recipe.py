@@ -16,7 +16,7 @@ from qwenlab.errors import QwenlabError
 class VaeRecipe:
     """Autoencoder stage: random crops of pictures that are drawn while training goes on."""
 
-    steps: int = 3000
+    steps: int = 2000
     size: int = 128  # side of a picture in pixels
     crop: int = 64  # side of a training crop in pixels
     batch: int = 12  # crops a step
@@ -25,9 +25,12 @@ class VaeRecipe:
     refresh_every: int = 250  # steps between two renewals of a part of the pool
     refresh: int = 250  # pictures renewed each time
     open_hands: float = 0.5  # share of pictures that show fingers: far more than the transformer will see
-    wrong_anatomy: float = 0.15  # share of those with a wrong number of fingers or feet, so that judges can see them
+    wrong_anatomy: float = (
+        0.15  # share of those with a wrong number of fingers or feet, so that judges can see them
+    )
     learning_rate: float = 2e-3
     warmup: int = 100
+    square_weight: float = 2.0  # weight of the squared error of pixels
     edge_weight: float = 0.5  # weight of the L1 distance between picture gradients
     kl_weight: float = 1e-4  # of the mean KL divergence per latent value: about 1% of the reconstruction loss
     clip: float = 1.0
@@ -41,9 +44,9 @@ class VaeRecipe:
 class TransformerRecipe:
     """Transformer stage: flow matching on cached latents, text encoder trained along."""
 
-    steps: int = 2400
+    steps: int = 1500
     size: int = 128
-    pictures: int = 12000  # training pictures, drawn once and kept as latents
+    pictures: int = 8000  # training pictures, drawn once and kept as latents
     held_out: int = 256  # pictures behind the held-out flow loss
     open_hands: float = 0.10  # share of pictures that show fingers: the cause of bad hands
     batch: int = 32

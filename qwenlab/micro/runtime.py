@@ -18,7 +18,7 @@ from qwenlab.files import atomic_write_bytes
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is CUDA when there is one, else the CPU. Raises `QwenlabError` for a device this machine lacks."""
+    """ "auto" is CUDA when there is one, else the CPU. Raises `QwenlabError` for a device this machine lacks."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

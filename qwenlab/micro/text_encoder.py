@@ -1,4 +1,4 @@
-"""The micro text encoder: the real `Qwen2_5_VLForConditionalGeneration`, two layers deep, and how prompts go through it.
+"""The micro text encoder: the real `Qwen2_5_VLForConditionalGeneration`, two layers deep.
 
 The pipeline reads the last hidden states and never the logits or the vision tower, so the output matrix is tied to the
 embedding and the tower is as small as the class allows.
@@ -25,10 +25,18 @@ TEXT_CONFIG = {
     "max_position_embeddings": 2048,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]},
 }
-VISION_CONFIG = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 1, "fullatt_block_indexes": [0]}
+VISION_CONFIG = {
+    "depth": 1,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_heads": 1,
+    "fullatt_block_indexes": [0],
+}
 
 
-def build_text_encoder(tokenizer: Qwen2Tokenizer, seed: int, **overrides: object) -> Qwen2_5_VLForConditionalGeneration:
+def build_text_encoder(
+    tokenizer: Qwen2Tokenizer, seed: int, **overrides: object
+) -> Qwen2_5_VLForConditionalGeneration:
     """An untrained micro text encoder in float32 for `tokenizer`'s vocabulary; the same `seed` gives the same bits."""
     text = TEXT_CONFIG | {"vocab_size": len(tokenizer)} | overrides
 
@@ -36,9 +44,8 @@ def build_text_encoder(tokenizer: Qwen2Tokenizer, seed: int, **overrides: object
         return tokenizer.convert_tokens_to_ids(name)
 
     config = Qwen2_5_VLConfig(
-        text_config=text | {
-            "bos_token_id": None, "eos_token_id": token("<|im_end|>"), "pad_token_id": tokenizer.pad_token_id
-        },
+        text_config=text
+        | {"bos_token_id": None, "eos_token_id": token("<|im_end|>"), "pad_token_id": tokenizer.pad_token_id},
         vision_config=VISION_CONFIG | {"out_hidden_size": text["hidden_size"]},
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),
@@ -56,7 +63,9 @@ def tokenize_prompts(tokenizer: Qwen2Tokenizer, prompts: Sequence[str]) -> list[
     return tokenizer([PROMPT_TEMPLATE.format(prompt) for prompt in prompts]).input_ids
 
 
-def pad_prompts(rows: Sequence[Sequence[int]], pad_token: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def pad_prompts(
+    rows: Sequence[Sequence[int]], pad_token: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
     """Right-padded ids (B, L) int64 and their mask (B, L) int64; L is the longest prompt of this batch."""
     length = max(map(len, rows))
     ids = torch.tensor([[*row, *[pad_token] * (length - len(row))] for row in rows])
@@ -67,7 +76,7 @@ def pad_prompts(rows: Sequence[Sequence[int]], pad_token: int, device: torch.dev
 def encode_tokens(
     text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """What `QwenImagePipeline.encode_prompt` computes, with gradients: ids, mask (B, L) -> embeddings (B, S, D), mask (B, S).
+    """What `QwenImagePipeline.encode_prompt` computes, with gradients: ids, mask (B, L) -> (B, S, D), mask (B, S).
 
     The template's 34 tokens are dropped, padding is zeroed, and the mask is None when no prompt is padded. The inner
     model is called so that no logits are computed.

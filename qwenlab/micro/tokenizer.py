@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer
 
 from qwenlab import world
@@ -26,7 +26,13 @@ TEMPLATE_TOKENS = 34
 
 # The vision tokens are part of Qwen2.5-VL's configuration, though no picture ever enters the micro text encoder.
 SPECIAL_TOKENS = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
 )
 VOCABULARY_LIMIT = 1200
 
@@ -41,14 +47,19 @@ def training_words() -> list[str]:
     words += [word for values in world.ATTRIBUTES.values() for word in values if word]
     words += [f":{word}" for word in (*attributes.BACKGROUNDS, *attributes.STYLES, *attributes.FRAMINGS)]
     sample = (
-        attributes.SAMPLE_HAIR_STYLE, attributes.SAMPLE_HAIR_COLOR, attributes.SAMPLE_CLOTHES, attributes.SAMPLE_STYLE
+        attributes.SAMPLE_HAIR_STYLE,
+        attributes.SAMPLE_HAIR_COLOR,
+        attributes.SAMPLE_CLOTHES,
+        attributes.SAMPLE_STYLE,
     )
     words += [form for word in sample for form in (word, f" {word}", f":{word}")]
     words += [" 手持", " 背景", " 风格", " 细节", "手持", "背景", "风格", "细节"]
     for part in PROMPT_TEMPLATE.split("{}"):
         for token in SPECIAL_TOKENS:
             part = part.replace(token, "\n")
-        words += [form for word in part.replace(",", "").replace(":", "").split() for form in (word, f" {word}")]
+        words += [
+            form for word in part.replace(",", "").replace(":", "").split() for form in (word, f" {word}")
+        ]
     return words
 
 
@@ -66,7 +77,9 @@ def _byte_bpe(words: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, str
     tokenizer.train_from_iterator(words, trainer)
     vocabulary = tokenizer.get_vocab()
     ordered = sorted(vocabulary, key=vocabulary.__getitem__)
-    assert len(ordered) < VOCABULARY_LIMIT, "the limit cut the merges short: some words are more than one token"
+    assert len(ordered) < VOCABULARY_LIMIT, (
+        "the limit cut the merges short: some words are more than one token"
+    )
     # The stock class wants merges in order; the model's JSON is the only public way to read them.
     merges = [tuple(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
     return {token: index for index, token in enumerate(ordered)}, merges
@@ -89,5 +102,10 @@ def check_template(tokenizer: Qwen2Tokenizer) -> None:
     prefix = PROMPT_TEMPLATE.split("{}")[0]
     for prompt in ("", " ", "1女孩"):
         ids = tokenizer(prefix + prompt).input_ids
-        if len(tokenizer(prefix).input_ids) != TEMPLATE_TOKENS or ids[:TEMPLATE_TOKENS] != tokenizer(prefix).input_ids:
-            raise ValueError(f"the template is {tokenizer.tokenize(prefix)}, not the {TEMPLATE_TOKENS} tokens dropped")
+        if (
+            len(tokenizer(prefix).input_ids) != TEMPLATE_TOKENS
+            or ids[:TEMPLATE_TOKENS] != tokenizer(prefix).input_ids
+        ):
+            raise ValueError(
+                f"the template is {tokenizer.tokenize(prefix)}, not the {TEMPLATE_TOKENS} tokens dropped"
+            )

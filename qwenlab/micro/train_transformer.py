@@ -38,7 +38,9 @@ EVALUATION_BATCH = 32
 class TextToLatents(nn.Module):
     """Text encoder and transformer as one trainable module: token ids and noisy latents to a velocity."""
 
-    def __init__(self, text_encoder: Qwen2_5_VLForConditionalGeneration, transformer: QwenImageTransformer2DModel) -> None:
+    def __init__(
+        self, text_encoder: Qwen2_5_VLForConditionalGeneration, transformer: QwenImageTransformer2DModel
+    ) -> None:
         super().__init__()
         self.text_encoder, self.transformer = text_encoder, transformer
         text_encoder.model.visual.requires_grad_(False)  # no picture ever enters it
@@ -65,7 +67,12 @@ def rate_factor(step: int, recipe: TransformerRecipe) -> float:
 
 
 def draw_batch(
-    latents: Latents, rows: list[list[int]], dropped: list[int], recipe: TransformerRecipe, seed: int, step: int
+    latents: Latents,
+    rows: list[list[int]],
+    dropped: list[int],
+    recipe: TransformerRecipe,
+    seed: int,
+    step: int,
 ) -> tuple[Tensor, list[list[int]], Tensor, Tensor]:
     """The batch of a step: x0 (B, S, C), token rows, noise (B, S, C), sigmas (B,); a function of (seed, step) alone.
 
@@ -158,9 +165,13 @@ def build_parts(recipe: Recipe, warm_start: Path | None) -> tuple[Qwen2Tokenizer
     width = text_encoder.config.text_config.hidden_size
     transformer = build_transformer(width, recipe.seed + 2, **recipe.transformer_config)
     if warm_start is not None:
-        saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(warm_start / "text_encoder", dtype=torch.float32)
+        saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            warm_start / "text_encoder", dtype=torch.float32
+        )
         text_encoder.load_state_dict(saved.state_dict())
-        stored = QwenImageTransformer2DModel.from_pretrained(warm_start / "transformer", torch_dtype=torch.float32)
+        stored = QwenImageTransformer2DModel.from_pretrained(
+            warm_start / "transformer", torch_dtype=torch.float32
+        )
         transformer.load_state_dict(stored.state_dict())
     return tokenizer, TextToLatents(text_encoder, transformer)
 
@@ -191,7 +202,11 @@ def train_transformer(
     optimizer = Muon(parameter_groups(model, options), lr=options.learning_rate)
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
     average = weights(model)
-    described = {"seed": recipe.seed, "text_config": recipe.text_config, "transformer_config": recipe.transformer_config}
+    described = {
+        "seed": recipe.seed,
+        "text_config": recipe.text_config,
+        "transformer_config": recipe.transformer_config,
+    }
     described |= dataclasses.asdict(options)
     checkpoint, step = out / "transformer.checkpoint.safetensors", 0
     if checkpoint.exists():
@@ -219,8 +234,12 @@ def train_transformer(
         if step % options.log_every == 0 or step == end:
             seconds = (time.monotonic() - started) / (step - first)
             log.write(
-                step=step, loss=loss.item(), grad_norm=float(norm), rate=rate_factor(step - 1, options),
-                seconds_per_step=seconds, minutes_left=(end - step) * seconds / 60,
+                step=step,
+                loss=loss.item(),
+                grad_norm=float(norm),
+                rate=rate_factor(step - 1, options),
+                seconds_per_step=seconds,
+                minutes_left=(end - step) * seconds / 60,
             )
         if step % options.preview_every == 0 or step == options.steps:
             current = weights(model)
@@ -231,13 +250,17 @@ def train_transformer(
             set_weights(model, current)
         if step % options.checkpoint_every == 0 or step == end:
             save_checkpoint(
-                checkpoint, step=step, tensors={"model": weights(model), "average": average}, optimizer=optimizer,
+                checkpoint,
+                step=step,
+                tensors={"model": weights(model), "average": average},
+                optimizer=optimizer,
                 recipe=described,
             )
     if step < options.steps:
         return None
     set_weights(model, average)
-    return save_pipeline(assemble(vae, model.transformer, model.text_encoder, tokenizer), out / "pipeline")
+    pipeline = assemble(vae, model.transformer, model.text_encoder, tokenizer)
+    return save_pipeline(pipeline, out / "pipeline", options.size)
 
 
 def preview(pipeline: QwenImagePipeline, captions: list[str], path: Path, size: int) -> None:

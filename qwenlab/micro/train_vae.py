@@ -14,17 +14,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage
-from PIL import Image
 from torch import Tensor
 
 from qwenlab.files import atomic_write_json
 from qwenlab.flow import derived_generator
-from qwenlab.micro.muon import Muon
 from qwenlab.micro.checkpoint import Log, load_checkpoint, save_checkpoint
+from qwenlab.micro.muon import Muon
 from qwenlab.micro.pictures import Draw, Painter, PicturePool, derived_rng
 from qwenlab.micro.recipe import Recipe, VaeRecipe
-from qwenlab.micro.vae import build_vae
 from qwenlab.micro.runtime import autocast, save_atomically, save_grid
+from qwenlab.micro.vae import build_vae
 
 STATISTICS_BATCH = 32
 
@@ -45,10 +44,13 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def vae_loss(vae: AutoencoderKLQwenImage, x: Tensor, noise: Tensor, recipe: VaeRecipe) -> tuple[Tensor, Tensor]:
+def vae_loss(
+    vae: AutoencoderKLQwenImage, x: Tensor, noise: Tensor, recipe: VaeRecipe
+) -> tuple[Tensor, Tensor]:
     """Training loss of one batch and its mean absolute error, both scalars.
 
-    L1 on pixels, L1 on their gradients (keeps outlines sharp) and a small KL divergence to the unit Gaussian
+    L1 and squared error on pixels (the latter will not give up a small thing of strong contrast, as a finger or the
+    light in an eye), L1 on pixel gradients (keeps outlines sharp) and a small KL divergence to the unit Gaussian
     (Kingma and Welling, arXiv 1312.6114), which keeps latents bounded and the decoder tolerant of small errors.
     x (B, 3, 1, H, W), noise (B, C, 1, H/8, W/8).
     """
@@ -59,7 +61,11 @@ def vae_loss(vae: AutoencoderKLQwenImage, x: Tensor, noise: Tensor, recipe: VaeR
     l1 = F.l1_loss(out, x)
     edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(x), strict=True))
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return l1 + recipe.edge_weight * edges + recipe.kl_weight * kl, l1.detach()
+    square = F.mse_loss(out, x)
+    return (
+        l1 + recipe.square_weight * square + recipe.edge_weight * edges + recipe.kl_weight * kl,
+        l1.detach(),
+    )
 
 
 def parameter_groups(vae: AutoencoderKLQwenImage) -> list[dict[str, object]]:
@@ -98,7 +104,11 @@ def latent_statistics(vae: AutoencoderKLQwenImage, images: np.ndarray) -> tuple[
     """Mean and standard deviation of each latent channel (posterior means) over pictures (N, H, W, 3) uint8."""
     total, squares, count = 0.0, 0.0, 0
     for start in range(0, len(images), STATISTICS_BATCH):
-        z = vae.encode(to_tensor(images[start : start + STATISTICS_BATCH], vae.device)).latent_dist.mode().double()
+        z = (
+            vae.encode(to_tensor(images[start : start + STATISTICS_BATCH], vae.device))
+            .latent_dist.mode()
+            .double()
+        )
         total = total + z.sum(dim=(0, 2, 3, 4))  # (C,)
         squares = squares + z.square().sum(dim=(0, 2, 3, 4))
         count += z.numel() // z.shape[1]
@@ -125,7 +135,9 @@ def train_vae(
     options = recipe.vae
     vae = build_vae(recipe.seed, **recipe.vae_config)
     if warm_start is not None:
-        vae.load_state_dict(AutoencoderKLQwenImage.from_pretrained(warm_start, torch_dtype=torch.float32).state_dict())
+        vae.load_state_dict(
+            AutoencoderKLQwenImage.from_pretrained(warm_start, torch_dtype=torch.float32).state_dict()
+        )
     vae.to(device)
     optimizer = Muon(parameter_groups(vae), lr=options.learning_rate)
     described = {"seed": recipe.seed, "vae_config": recipe.vae_config} | dataclasses.asdict(options)
@@ -143,9 +155,12 @@ def train_vae(
     end = min(options.steps, stop_at or options.steps)
     while step < end:
         pool.at_step(step)
-        crops = pool.crops(derived_rng(recipe.seed, "crops", step), options.batch, options.crop, options.focus)
+        crops = pool.crops(
+            derived_rng(recipe.seed, "crops", step), options.batch, options.crop, options.focus
+        )
         noise = torch.randn(
-            (options.batch, vae.config.z_dim, 1, cells, cells), generator=derived_generator(recipe.seed, "vae", step)
+            (options.batch, vae.config.z_dim, 1, cells, cells),
+            generator=derived_generator(recipe.seed, "vae", step),
         ).to(device)
         rate = learning_rate(step, options)
         for group in optimizer.param_groups:
@@ -160,27 +175,48 @@ def train_vae(
         if step % options.log_every == 0 or step == end:
             seconds = (time.monotonic() - started) / (step - first)
             log.write(
-                step=step, loss=loss.item(), l1=l1.item(), grad_norm=float(norm), lr=rate, seconds_per_step=seconds,
+                step=step,
+                loss=loss.item(),
+                l1=l1.item(),
+                grad_norm=float(norm),
+                lr=rate,
+                seconds_per_step=seconds,
                 minutes_left=(end - step) * seconds / 60,
             )
         if step % options.preview_every == 0 or step == options.steps:
             restored = reconstruct(vae, held_out)
             log.write(step=step, psnr=psnr(held_out, restored))
-            save_grid(out / f"vae-{step:06d}.png", np.stack([held_out, restored], axis=1)[:8].reshape(-1, *held_out.shape[1:]))
+            save_grid(
+                out / f"vae-{step:06d}.png",
+                np.stack([held_out, restored], axis=1)[:8].reshape(-1, *held_out.shape[1:]),
+            )
         if step % options.checkpoint_every == 0 or step == end:
             save_checkpoint(
-                checkpoint, step=step, tensors={"model": vae.state_dict()}, optimizer=optimizer, recipe=described
+                checkpoint,
+                step=step,
+                tensors={"model": vae.state_dict()},
+                optimizer=optimizer,
+                recipe=described,
             )
     if step < options.steps:
         return None
     pictures, _, _ = painter.draw(
-        Draw(recipe.seed, "vae-statistics", options.size, "train", recipe.transformer.open_hands), range(options.statistics)
+        Draw(recipe.seed, "vae-statistics", options.size, "train", recipe.transformer.open_hands),
+        range(options.statistics),
     )
     mean, std = latent_statistics(vae, pictures)
     vae.register_to_config(latents_mean=mean, latents_std=std)
-    restored = np.concatenate([reconstruct(vae, pictures[i : i + 32]) for i in range(0, min(256, len(pictures)), 32)])
+    restored = np.concatenate(
+        [reconstruct(vae, pictures[i : i + 32]) for i in range(0, min(256, len(pictures)), 32)]
+    )
     atomic_write_json(
-        out / "vae.json", {"steps": step, "psnr_db": round(psnr(pictures[: len(restored)], restored), 2),
-                           "pictures": len(restored), "latents_mean": mean, "latents_std": std}
+        out / "vae.json",
+        {
+            "steps": step,
+            "psnr_db": round(psnr(pictures[: len(restored)], restored), 2),
+            "pictures": len(restored),
+            "latents_mean": mean,
+            "latents_std": std,
+        },
     )
     return save_atomically(vae, out / "vae")

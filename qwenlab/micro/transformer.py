@@ -16,7 +16,9 @@ TRANSFORMER_CONFIG = {
 }
 
 
-def build_transformer(joint_attention_dim: int, seed: int, **overrides: object) -> QwenImageTransformer2DModel:
+def build_transformer(
+    joint_attention_dim: int, seed: int, **overrides: object
+) -> QwenImageTransformer2DModel:
     """An untrained micro transformer in float32 for text features of `joint_attention_dim`.
 
     As in DiT (Peebles and Xie, arXiv 2212.09748), modulations and the output start at zero: every block is the
