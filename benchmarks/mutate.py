@@ -1,7 +1,7 @@
 """Does notebook 00 notice when a central function is wrong? Break one after another and see the notebook fail.
 
     python benchmarks/mutate.py                    # every mutant, at most the notebook's own time for each
-    python benchmarks/mutate.py velocity_sign      # some of them; nothing is stored
+    python benchmarks/mutate.py sample_lost        # some of them; nothing is stored
 
 A mutant is one function of the package, wrapped. A cell put before the notebook's first one imports the whole package
 and puts the mutant wherever the package refers to the original; then the notebook runs unchanged until a cell fails.
@@ -23,7 +23,6 @@ from qwenlab.tour import CellFailed, execute
 
 NOTEBOOK = REPOSITORY / "notebooks" / "00_start_here.ipynb"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "mutations.json"
-WEIGHTS = (REPOSITORY / "qwenlab" / "micro" / "weights", REPOSITORY / "qwenlab" / "judge" / "weights")
 
 
 @dataclass(frozen=True)
@@ -35,33 +34,37 @@ class Mutant:
 
 
 MUTANTS = {
-    # Training runs away from the data instead of towards it.
-    "velocity_sign": Mutant("qwenlab.flow:velocity", "lambda f: lambda x0, noise: -f(x0, noise)"),
-    # Data and noise change places along the path.
-    "path_reversed": Mutant(
-        "qwenlab.flow:interpolate", "lambda f: lambda x0, noise, sigma: f(noise, x0, sigma)"
-    ),
-    # The file forgets half of every LoRA product: what is loaded is not what was trained.
-    "lora_scale": Mutant(
-        "qwenlab.lora:lora_state",
-        "lambda f: lambda pipeline: {k: v / 2 if '.lora_B.' in k else v for k, v in f(pipeline).items()}",
-    ),
-    # Both factors at zero: no gradient ever reaches them.
-    "lora_all_zero": Mutant(
-        "qwenlab.lora:inject_lora",
-        "lambda f: lambda *a, **k: (lambda p: ([v.data.zero_() for v in p.values()], p)[1])(f(*a, **k))",
-    ),
     # Each caption belongs to another scene, drawn at random.
     "caption_swapped": Mutant(
         "qwenlab.world.attributes:caption",
-        "lambda f: lambda scene, *a, **k: f(__import__('qwenlab.world').world.sample_scene("
-        "__import__('numpy').random.default_rng()), *a, **k)",
+        "lambda f: lambda scene: f(__import__('qwenlab.world').world.sample_scene("
+        "__import__('numpy').random.default_rng()))",
     ),
-    # The seed is not used.
-    "seed_ignored": Mutant(
-        "qwenlab.generate:generate",
-        "lambda f: lambda pipeline, prompts, seeds, **k: f(pipeline, prompts, "
-        "[__import__('random').randrange(2**31) for _ in ([seeds] if isinstance(seeds, int) else seeds)], **k)",
+    # Training scenes come from the combinations that are kept for tests.
+    "splits_swapped": Mutant(
+        "qwenlab.world.attributes:sample_scene", "lambda f: lambda rng, **k: f(rng, **{**k, 'split': 'test'})"
+    ),
+    # Wrong anatomy is drawn right.
+    "anatomy_ignored": Mutant(
+        "qwenlab.world.render:render", "lambda f: lambda scene, size=128, anatomy=None: f(scene, size)"
+    ),
+    # The same scene gives another picture every time.
+    "picture_random": Mutant(
+        "qwenlab.world.render:render",
+        "lambda f: lambda scene, *a, **k: f(__import__('dataclasses').replace(scene, "
+        "seed=__import__('random').randrange(2**31)), *a, **k)",
+    ),
+    # Reading the folder loses its last picture.
+    "sample_lost": Mutant(
+        "qwenlab.dataset:read_dataset",
+        "lambda f: lambda *a: (lambda d: __import__('dataclasses').replace(d, samples=d.samples[:-1]))(f(*a))",
+    ),
+    # Captions move on by one picture.
+    "captions_shifted": Mutant(
+        "qwenlab.dataset:read_dataset",
+        "lambda f: lambda *a: (lambda d: __import__('dataclasses').replace(d, samples=tuple("
+        "__import__('dataclasses').replace(s, text=t.text) for s, t in "
+        "zip(d.samples, d.samples[1:] + d.samples[:1]))))(f(*a))",
     ),
 }
 
@@ -116,9 +119,7 @@ def main(names: list[str], path: Path = NOTEBOOK) -> int:
         print(f"{name:16} {'SURVIVED' if survived else 'killed'} {seconds:5.0f} s  {failure}", flush=True)
     if not names:
         config = {"notebook": path.name, "code_sha256": code_hash(notebook)}
-        result = stamp_result(
-            {"mutants": outcomes}, weights=WEIGHTS, config=config, command="python benchmarks/mutate.py"
-        )
+        result = stamp_result({"mutants": outcomes}, config=config, command="python benchmarks/mutate.py")
         atomic_write_json(RESULTS, result)
     return sum(outcome["survived"] for outcome in outcomes.values())
 

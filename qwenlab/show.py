@@ -8,8 +8,12 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MARGIN = 4  # pixels between pictures
 _QUALITY = 88  # no visible loss at 128 pixels, a fifth of the size of PNG
@@ -125,3 +129,13 @@ def image_table(
     elif captions:
         raise ValueError(f"{len(captions)} captions for {len(images)} pictures in {rows} rows")
     return ImageTable(grid(images, labels, columns, heads), alt, tuple(captions))
+
+
+def figure_table(figure: "Figure", *, alt: str) -> ImageTable:
+    """A matplotlib figure as an `ImageTable`, so that it carries alternative text; the figure is closed."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return image_table([Image.open(buffer).convert("RGB")], alt=alt)

@@ -10,19 +10,24 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from benchmarks.mutate import MUTANTS, NOTEBOOK, RESULTS, Mutant, code_hash, survives
 
 
+VELOCITY_SIGN = Mutant("qwenlab.flow:velocity", "lambda f: lambda x0, noise: -f(x0, noise)")
+
+
 @pytest.fixture
 def notebook():
     return new_notebook(
         cells=[
             new_markdown_cell("# A small lesson"),
-            new_code_cell("from qwenlab.flow import velocity\nfrom qwenlab.training import batches", id="imports"),
+            new_code_cell(
+                "from qwenlab.flow import velocity\nfrom qwenlab.training import batches", id="imports"
+            ),
             new_code_cell("assert velocity(1.0, 3.0) == 2.0 and batches.velocity is velocity", id="check"),
         ]
     )
 
 
 def test_a_mutant_in_place_makes_the_check_fail(notebook, tmp_path):
-    survived, failure = survives(notebook, tmp_path / "a.ipynb", MUTANTS["velocity_sign"])
+    survived, failure = survives(notebook, tmp_path / "a.ipynb", VELOCITY_SIGN)
     assert not survived
     assert failure["cell"] == "check" and failure["error"].startswith("AssertionError")
     assert len(notebook.cells) == 3  # the notebook itself is not changed
