@@ -92,7 +92,8 @@ def test_a_perfect_hand_map_gives_back_the_hands():
     assert which.tolist() == [0, 0]
     order = centers[:, 0].argsort()
     assert (centers[order] - hands[0, :, :2]).abs().max() < 3
-    assert focal_loss(perfect, target, counts) < 0.01 < focal_loss(-perfect, target, counts)
+    # The soft flanks of a target cost a little even when they are met exactly.
+    assert focal_loss(perfect, target, counts) < 0.05 * focal_loss(-perfect, target, counts)
     assert counts[1, 25, 5] == 0 and counts[0].all()
 
 
