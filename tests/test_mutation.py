@@ -1,14 +1,11 @@
-"""Notebook 00 fails when a central function is broken: the mechanism, and the stored outcome of all mutants."""
+"""Breaking a central function makes a notebook fail: the mechanism."""
 
 import importlib
-import json
 
-import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from benchmarks.mutate import MUTANTS, NOTEBOOK, RESULTS, Mutant, code_hash, survives
-
+from benchmarks.mutate import MUTANTS, Mutant, survives
 
 VELOCITY_SIGN = Mutant("qwenlab.flow:velocity", "lambda f: lambda x0, noise: -f(x0, noise)")
 
@@ -43,12 +40,3 @@ def test_every_mutant_has_a_target(name):
     module, function = MUTANTS[name].target.split(":")
     original = getattr(importlib.import_module(module), function)
     assert callable(eval(MUTANTS[name].wrap)(original))
-
-
-def test_stored_run_killed_every_mutant_of_the_present_notebook():
-    stored = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert {name: outcome["survived"] for name, outcome in stored["mutants"].items()} == dict.fromkeys(
-        MUTANTS, False
-    )
-    present = code_hash(nbformat.read(NOTEBOOK, as_version=4))
-    assert stored["made_with"]["config"]["code_sha256"] == present, "run again: python benchmarks/mutate.py"
