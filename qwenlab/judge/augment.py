@@ -22,7 +22,7 @@ def gaussian_blur(pictures: Tensor, sigma: float) -> Tensor:
 
 
 def weather(pictures: Tensor) -> Tensor:
-    """Slight blur, grain, contrast and colour shifts, each in about half of the pictures: a picture still well drawn."""
+    """Slight blur, grain, contrast and colour shifts, each in about half of the pictures, which stay well drawn."""
     count = len(pictures)
     pictures = pictures.clone()
     blurred = torch.rand(count) < 0.5
