@@ -134,7 +134,9 @@ def _feet(readings: list[Reading], truth: Examples) -> dict[str, Any]:
 def _identity(readings: list[Reading], truth: Examples) -> dict[str, Any]:
     found = np.array([reading.is_character for reading in readings])
     return {
-        f"{kind} read as the character": {"count": int(found[truth.kind == i].sum()), "of": int((truth.kind == i).sum())}
+        f"{kind} read as the character": {
+            "count": int(found[truth.kind == i].sum()), "of": int((truth.kind == i).sum())
+        }
         for i, kind in enumerate(_KINDS)
     }
 

@@ -95,7 +95,7 @@ class HandNet(nn.Module):
 
 
 def cut_crops(pictures: Tensor, which: Tensor, centers: Tensor) -> Tensor:
-    """Crops (N, 3, 40, 40) around `centers` (N, 2), x and y in pixels, of the pictures (B, 3, H, W) named by `which` (N,).
+    """Crops (N, 3, 40, 40) around `centers` (N, 2), x and y in pixels, of pictures (B, 3, H, W) named by `which` (N,).
 
     What lies outside a picture is black, so that a cut hand can be told from a small one.
     """

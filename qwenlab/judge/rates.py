@@ -59,7 +59,8 @@ def corrected_rate(counts: Sequence[tuple[int, int]], errors: dict[str, int], se
     """
     table = np.asarray(counts, float).reshape(-1, 2)
     right, total = table.sum(0)
-    sensitivity, specificity = errors["right_read_right"] / errors["right"], errors["wrong_read_wrong"] / errors["wrong"]
+    sensitivity = errors["right_read_right"] / errors["right"]
+    specificity = errors["wrong_read_wrong"] / errors["wrong"]
     if total == 0 or sensitivity + specificity <= 1:
         raise ValueError("nothing to correct: no reading at all, or a judge no better than chance")
     rng = np.random.default_rng(seed)

@@ -97,7 +97,9 @@ class Judge:
             attributes, probabilities = _attributes({name: rows[i] for name, rows in chances.items()})
             scale = image.shape[1] / SIZE, image.shape[0] / SIZE
             here = [
-                HandReading(float(c[0]) * scale[0], float(c[1]) * scale[1], HAND_CLASSES[int(p.argmax())], float(p.max()))
+                HandReading(
+                    float(c[0]) * scale[0], float(c[1]) * scale[1], HAND_CLASSES[int(p.argmax())], float(p.max())
+                )
                 for c, p in zip(centers[which == i], hands[which == i], strict=True)
             ]
             seen = tuple(hand for hand in here if hand.reading != "none")

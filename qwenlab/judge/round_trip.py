@@ -1,4 +1,4 @@
-"""What generated pictures go through and renderings do not: the autoencoder, and the model's own noise and denoising."""
+"""What generated pictures go through and renderings do not: the autoencoder, noise and denoising."""
 
 from __future__ import annotations
 

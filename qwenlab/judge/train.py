@@ -179,7 +179,7 @@ def hand_crops(
 def _fit(
     network: nn.Module, recipe: Recipe, steps: int, count: int, loss_of: Callable[[Tensor], Tensor]
 ) -> nn.Module:
-    """Minimise `loss_of(rows)` over batches of the `count` rows with one cycle of the learning rate; `network` in eval."""
+    """Minimise `loss_of(rows)` over batches of the `count` rows, one cycle of the learning rate; `network` in eval."""
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps, pct_start=0.15)
     order, start, recent = torch.empty(0, dtype=torch.long), time.monotonic(), []
@@ -240,7 +240,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("pictures", "hands"), help="train one network, keep the other of --out")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--threads", type=int, default=1)
-    for name, kind in (("seed", int), ("examples", int), ("picture_steps", int), ("hand_steps", int), ("round_trips", float)):
+    for name, kind in (
+        ("seed", int), ("examples", int), ("picture_steps", int), ("hand_steps", int), ("round_trips", float)
+    ):
         parser.add_argument("--" + name.replace("_", "-"), type=kind, default=getattr(Recipe, name))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
