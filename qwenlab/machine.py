@@ -23,6 +23,7 @@ _NEEDED = (
     "safetensors",
     "jupyterlab",
 )
+_MICRO_PARTS = ("vae", "text_encoder", "transformer")
 # Peak GPU memory of training Qwen-Image at 1024x1024, rank 64, batch 1, checkpointing, cached text and latents.
 # Predicted from the parameter counts, not measured.
 _FULL_SIZE_GIB = (("bf16", 46), ("int8", 26), ("nf4", 17))
@@ -82,11 +83,15 @@ def _package(name: str) -> Check:
 
 def _shipped_files() -> Check:
     folder = Path(__file__).parent / "micro" / "weights"
-    weights = [file for file in folder.rglob("*.safetensors") if file.stat().st_size > 1024]
-    if not weights:
+    weights = {part: list((folder / part).glob("*.safetensors")) for part in _MICRO_PARTS}
+    missing = [part for part, found in weights.items() if not found]
+    if len(missing) == len(_MICRO_PARTS):
         return Check(False, "the micro model's weights are missing", "clone the repository again, in full")
-    size = sum(file.stat().st_size for file in weights) / 1024**2
-    return Check(True, f"micro model: {len(weights)} weight files, {size:.1f} MiB")
+    if missing:
+        train = "python -m qwenlab.micro.pretrain --out runs/base"
+        return Check(None, f"micro model: not trained yet: {', '.join(missing)}", f"to train them: {train}")
+    size = sum(file.stat().st_size for found in weights.values() for file in found) / 1024**2
+    return Check(True, f"micro model: {', '.join(weights)}, {size:.1f} MiB")
 
 
 def _memory() -> Check:
@@ -113,7 +118,7 @@ def _cpu() -> Check:
 
 
 def _gpu_and_abilities() -> list[Check]:
-    micro = Check(True, "can run: every lesson with the micro model, on the CPU")
+    micro = Check(True, "can run: the lessons, which need no GPU")
     if util.find_spec("torch") is None:
         return []
     import torch

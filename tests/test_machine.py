@@ -37,3 +37,17 @@ def test_gpu_line_says_which_precisions_fit(monkeypatch):
     lines = [str(check) for check in machine._gpu_and_abilities()]
     assert "Card, 32.0 GiB" in lines[0]
     assert "int8, nf4" in lines[-1] and "bf16" not in lines[-1] and "predicted" in lines[-1]
+
+
+def test_micro_weights_are_named_part_by_part(monkeypatch, tmp_path):
+    weights = tmp_path / "micro" / "weights"
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
+    assert machine._shipped_files().ok is False
+    for part in ("vae", "text_encoder", "transformer"):
+        (weights / part).mkdir(parents=True)
+    (weights / "vae" / "a.safetensors").write_bytes(b"x")
+    partly = machine._shipped_files()
+    assert partly.ok is None and "text_encoder, transformer" in partly.label and "pretrain" in partly.remedy
+    for part in ("text_encoder", "transformer"):
+        (weights / part / "a.safetensors").write_bytes(b"x")
+    assert machine._shipped_files().ok is True
