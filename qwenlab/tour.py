@@ -85,6 +85,8 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
         what = f"{error.ename}: {error.evalue.strip().partition(chr(10))[0]}"
     except DeadKernelError:
         what = "the kernel died, probably for lack of memory"
+    except AssertionError:  # no cell's: those are CellExecutionErrors. nbclient's own, once a signal made it stop
+        raise KeyboardInterrupt from None
     else:
         return
     raise CellFailed(path, running[0] + 1, notebook.cells[running[0]].get("id", "none"), what)

@@ -1,5 +1,6 @@
 """The tour runs notebooks in order, names the cell that fails, and makes one page of all of them."""
 
+import subprocess
 import sys
 
 import nbformat
@@ -7,6 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from qwenlab.errors import QwenlabError
+from qwenlab.files import REPOSITORY
 from qwenlab.tour import find_notebooks, run_tour
 
 
@@ -44,6 +46,22 @@ def test_tour_names_notebook_and_cell_of_a_failure_and_keeps_the_copy(tmp_path):
     copy = nbformat.read(out / "notebooks" / "00_first.ipynb", as_version=4)
     assert copy.cells[1].outputs and not copy.cells[3].outputs
     assert not (out / "qwenlab.html").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_stops_the_tour_and_keeps_the_copy(tmp_path):
+    source, out = tmp_path / "notebooks", tmp_path / "build"
+    source.mkdir()
+    interrupt = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(600)"
+    write(source, "00_first.ipynb", new_code_cell("print('ran')"), new_code_cell(interrupt))
+    program = (
+        "import sys\nfrom qwenlab.tour import run_tour\n"
+        "try: run_tour(*sys.argv[1:])\nexcept KeyboardInterrupt: print('stopped')"
+    )
+    command = [sys.executable, "-c", program, str(out), str(source)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=400)
+    assert result.stdout.strip().endswith("stopped"), result.stderr
+    assert nbformat.read(out / "notebooks" / "00_first.ipynb", as_version=4).cells[0].outputs
 
 
 def test_no_notebooks(tmp_path):

@@ -22,7 +22,7 @@ from qwenlab.world.attributes import (
 
 SIZE = 128  # side in pixels of the pictures the judge reads
 STRIDE = 4  # pixels a cell of the hand map
-CROP = 40  # side in pixels of a hand crop; the largest hand, in a half-body picture, is 34 pixels across
+CROP = 40  # side in pixels of a hand crop; the largest hand, in a half-body picture, is 37 pixels across
 
 _SAMPLE = {
     "hair_style": SAMPLE_HAIR_STYLE,

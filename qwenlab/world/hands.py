@@ -8,7 +8,8 @@ import numpy as np
 
 from .canvas import Canvas, Color, blob, capsule, curve, darker, ellipse, mix
 
-PALM, REACH, THUMB_REACH, FINGER = 0.062, 0.108, 0.092, 0.0150  # figure units; a hand is PALM + REACH = 0.17 long
+# Figure units; a hand is PALM + REACH long. Large, as cartoons have them: fingers must survive an 8x smaller latent.
+PALM, REACH, THUMB_REACH, FINGER = 0.070, 0.1245, 0.106, 0.0172
 SKIN: Color = (1.0, 0.86, 0.76)
 MITTEN: Color = (0.96, 0.50, 0.42)
 WRONG_FINGERS = (3, 4, 6, 7, "fused", "smear")
@@ -58,10 +59,10 @@ def open_hand(canvas: Canvas, wrist, direction, thumb, fingers: int | str, rng: 
     if count > 3:
         reach[count // 2] *= 1.06
     tips = center + reach[:, None] * ways
-    palm = ellipse(*center, 0.045, 0.041, np.rad2deg(np.arctan2(axis[1], axis[0])))
+    palm = ellipse(*center, 0.0515, 0.047, np.rad2deg(np.arctan2(axis[1], axis[0])))
     if fingers == "smear":
         turns = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-        radius = rng.uniform(0.045, 0.105, 10)
+        radius = rng.uniform(0.052, 0.12, 10)
         heading = np.stack([np.cos(turns), np.sin(turns)], 1)
         canvas.shapes([(blob(center + 0.02 * axis + heading * radius[:, None]), SKIN), (palm, SKIN)])
     else:

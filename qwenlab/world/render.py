@@ -14,7 +14,7 @@ from .hands import PALM, REACH, Anatomy
 from .skeleton import pose
 from .styles import STYLE_OF, finish
 
-FULL_SCALE, HALF_SCALE = 0.86, 1.23
+FULL_SCALE, HALF_SCALE = 0.86, 1.12
 
 
 @dataclass(frozen=True)
