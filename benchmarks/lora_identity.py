@@ -18,7 +18,7 @@ from qwenlab import world
 from qwenlab.files import REPOSITORY, atomic_write_json, sha256_file, stamp_result
 from qwenlab.generate import generate
 from qwenlab.judge import Reading, attribute_rate, hand_right_rate, identity_rate, load_judge
-from qwenlab.lora import load_lora, lora_metadata
+from qwenlab.lora_io import load_lora, lora_metadata
 from qwenlab.pipeline import load_pipeline
 
 JUDGE = REPOSITORY / "qwenlab" / "judge" / "weights"

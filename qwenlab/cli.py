@@ -77,7 +77,7 @@ def generate(
     if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
         raise QwenlabError(f"--out {out}: no file can be written there; give the path of a new picture")
     if lora is not None:
-        from qwenlab.lora import lora_metadata
+        from qwenlab.lora_io import lora_metadata
 
         lora_metadata(lora)  # a missing or broken file is answered before the model is loaded
     from qwenlab.files import atomic_write_bytes
@@ -86,7 +86,7 @@ def generate(
 
     pipeline = load_pipeline(base, precision=precision)
     if lora is not None:
-        from qwenlab.lora import load_lora
+        from qwenlab.lora_io import load_lora
 
         load_lora(pipeline, lora)
     (image,) = draw(pipeline, prompt, seed, steps=steps, progress=True)

@@ -20,7 +20,7 @@ SECTIONS = ("model", "data", "training", "lora", "preview")
 # Written out here, so that a mistake in a file is answered without importing torch; tests compare them with
 # the code.
 CHOICES = {
-    "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp"),
+    "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
     "mixed_precision": ("fp32", "bf16"),
     "optimizer": ("adamw", "adamw_8bit"),

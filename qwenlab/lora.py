@@ -1,45 +1,97 @@
-"""LoRA on Qwen-Image: which layers, how they are injected, saved and loaded.
+"""LoRA, exactly: the layer, which layers of Qwen-Image carry it, injection, merging, state dict.
 
-W' x = W x + (alpha / rank) B A x, A (rank, in) Kaiming-uniform, B (out, rank) zero, so that training starts
-from the pretrained function and both factors receive gradients after the first step. Injection is peft's,
-files are in the layout of diffusers, so that `pipe.load_lora_weights(file)` gives the very same pixels
-anywhere.
+    y = W x + b + scaling * B A x        scaling = alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA
 
-Source: Hu et al., LoRA (arXiv 2106.09685).
+W (d, k) is frozen; A (r, k) starts Kaiming-uniform, B (d, r) at zero: training starts from the pretrained function, and
+B receives a gradient at the first step, A from the second on. Dimensions: k inputs, d outputs, r rank.
+
+Sources: Hu et al., LoRA (arXiv 2106.09685); Kalajdzievski, rsLoRA (arXiv 2312.03732).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from qwenlab.errors import QwenlabError
-from qwenlab.files import atomic_write_bytes
-
-if TYPE_CHECKING:
-    from diffusers import QwenImagePipeline
-
-ADAPTER = "default"
 
 _IMAGE_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _TEXT_ATTENTION = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 _MLP = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 
-# A block holds 14 linear layers: these twelve and the two modulation layers, which depend on the timestep
-# alone.
+# The 14 linear layers of a block of the transformer. The two of the modulation see the timestep alone.
 TARGETS: dict[str, tuple[str, ...]] = {
     "attention-4": _IMAGE_ATTENTION,
     "attention-8": _IMAGE_ATTENTION + _TEXT_ATTENTION,
     "mlp": _MLP,
     "attention+mlp": _IMAGE_ATTENTION + _TEXT_ATTENTION + _MLP,
+    "modulation": ("img_mod.1", "txt_mod.1"),
 }
+# Layers of the language model of Qwen2.5-VL; its vision tower, which no caption passes, has others.
+TEXT_ENCODER_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+
+
+class LoRALinear(nn.Module):
+    """A linear layer that is kept, frozen, and a low-rank update beside it: x (..., k) -> y (..., d).
+
+    The base may be quantised: it is only ever called. `lora_A` and `lora_B` are float32 whatever its dtype, because
+    small updates vanish in bfloat16.
+    """
+
+    def __init__(
+        self, base_layer: nn.Module, rank: int, alpha: float, *, rslora: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.base_layer = base_layer.requires_grad_(False)
+        device = next(base_layer.parameters()).device
+        self.lora_A = nn.Linear(base_layer.in_features, rank, bias=False, device=device, dtype=torch.float32)
+        self.lora_B = nn.Linear(rank, base_layer.out_features, bias=False, device=device, dtype=torch.float32)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+        self.dropout = nn.Dropout(dropout)
+        self.rank, self.alpha, self.rslora = rank, alpha, rslora
+        self.merged = False
+
+    @property
+    def scaling(self) -> float:
+        """Factor of the update: alpha / r, or alpha / sqrt(r) with `rslora`."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., k) -> (..., d), in the dtype of the base's answer."""
+        y = self.base_layer(x)  # (..., d)
+        if self.merged:
+            return y
+        low = self.lora_A(self.dropout(x.to(self.lora_A.weight.dtype)))  # (..., r)
+        return (y + self.lora_B(low) * self.scaling).to(y.dtype)
+
+    def delta(self) -> Tensor:
+        """The update scaling * B A, (d, k), in the dtype of the factors."""
+        return self.scaling * (self.lora_B.weight @ self.lora_A.weight)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the update to W; nothing when it is there already. Raises QwenlabError for a quantised base."""
+        self._add(+1.0)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the update out of W again: exact up to rounding in W's dtype (1e-7 in float32, 1e-2 in bfloat16)."""
+        self._add(-1.0)
+
+    def _add(self, sign: float) -> None:
+        if self.merged == (sign > 0):
+            return
+        weight = self.base_layer.weight
+        if not weight.is_floating_point():
+            raise QwenlabError(
+                f"a LoRA cannot be merged into {type(self.base_layer).__name__}: load the base in bf16 or fp32 first"
+            )
+        weight.copy_(weight.float() + sign * self.delta().float())
+        self.merged = sign > 0
 
 
 def target_modules(apply_to: str | Sequence[str]) -> list[str]:
@@ -50,176 +102,75 @@ def target_modules(apply_to: str | Sequence[str]) -> list[str]:
     names = [apply_to] if isinstance(apply_to, str) else list(apply_to)
     for name in names:
         if name not in TARGETS:
-            raise QwenlabError(
-                f"apply_to: {name!r} names no layers of Qwen-Image; choose from {', '.join(TARGETS)}"
-            )
+            raise QwenlabError(f"apply_to: {name!r} names no layers of Qwen-Image; choose from {', '.join(TARGETS)}")
     return list(dict.fromkeys(module for name in names for module in TARGETS[name]))
 
 
 def inject_lora(
-    pipeline: QwenImagePipeline,
+    model: nn.Module,
+    targets: Sequence[str],
     *,
     rank: int,
     alpha: float,
-    apply_to: str | Sequence[str] = "attention+mlp",
+    rslora: bool = False,
     dropout: float = 0.0,
     seed: int = 0,
 ) -> dict[str, nn.Parameter]:
-    """Freeze the transformer, wrap its target layers with LoRA and return the trainable parameters by name.
+    """Freeze `model`, wrap each linear layer whose name ends in one of `targets`, return the trainable parameters.
 
-    LoRA parameters are float32 whatever the dtype of the base: small updates vanish in bfloat16. `seed` alone
-    decides the values of A. The caller's global random state is left as it was.
+    `targets` comes from `target_modules` (transformer) or is `TEXT_ENCODER_TARGETS`. Every target must exist. `seed`
+    alone decides the values of A; the caller's global random state is left as it was.
+
+    Raises QwenlabError for a rank below 1, a target that no layer has, a model that carries a LoRA already.
     """
-    from peft import LoraConfig
-
-    transformer = pipeline.transformer
-    transformer.requires_grad_(False)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        init_lora_weights=True,
-        target_modules=target_modules(apply_to),
-    )
+    if rank < 1:
+        raise QwenlabError(f"rank: {rank} is no rank; give 1 or more")
+    if lora_layers(model) or getattr(model, "peft_config", None):
+        raise QwenlabError("the model carries a LoRA already: call qwenlab.lora_io.remove_lora(pipeline) first")
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+    }
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in found):
+            raise QwenlabError(f"{type(model).__name__} has no layer {target!r}: choose targets that it has")
+    model.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        transformer.add_adapter(config, adapter_name=ADAPTER)
-    parameters = trainable_parameters(transformer)
-    for parameter in parameters.values():
-        parameter.data = parameter.data.float()
-    return parameters
+        for name, layer in found.items():
+            model.set_submodule(name, LoRALinear(layer, rank, alpha, rslora=rslora, dropout=dropout))
+    return trainable_parameters(model)
 
 
-def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The wrapped layers of `model` by their own names, in the model's order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that training will change, by name: after `inject_lora`, exactly the LoRA factors."""
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def remove_lora(pipeline: QwenImagePipeline) -> None:
-    """Take every LoRA off the pipeline: it computes what the base computes again."""
-    pipeline.unload_lora_weights()
+def unwrap_lora(model: nn.Module) -> None:
+    """Put every base layer back in its place: the model computes what it did before (up to rounding, if merged)."""
+    for name, layer in lora_layers(model).items():
+        layer.unmerge()
+        model.set_submodule(name, layer.base_layer)
 
 
-def model_fingerprint(transformer: nn.Module) -> str:
-    """Sixteen hex digits that tell base models apart: architecture, and all biases and norms rounded to
-    bfloat16.
-
-    Weight matrices are left out, so that the same base has one fingerprint in float32, bfloat16, int8 and
-    NF4.
-    """
-    architecture = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
-    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True, default=str).encode())
-    for name, parameter in sorted(transformer.named_parameters(), key=lambda item: item[0]):
-        if parameter.ndim == 1 and "lora_" not in name:
-            digest.update(name.replace(".base_layer", "").encode())
-            digest.update(parameter.detach().cpu().bfloat16().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def merge_lora(model: nn.Module) -> None:
+    """Merge every update into its weight and drop the wrappers: a plain model that costs nothing extra to run."""
+    for name, layer in lora_layers(model).items():
+        layer.merge()
+        model.set_submodule(name, layer.base_layer)
 
 
-def lora_state(pipeline: QwenImagePipeline) -> dict[str, Tensor]:
-    """LoRA factors in the stock layout: `transformer.<layer>.lora_A.weight` (r, in) and `lora_B` (out, r)."""
-    from peft.utils import get_peft_model_state_dict
-
-    state = get_peft_model_state_dict(pipeline.transformer, adapter_name=ADAPTER)
-    return {f"transformer.{key}": value.detach().cpu().contiguous() for key, value in state.items()}
-
-
-def save_lora(
-    pipeline: QwenImagePipeline, path: str | Path, metadata: Mapping[str, str] | None = None
-) -> Path:
-    """Write the pipeline's LoRA to the safetensors file `path`, atomically.
-
-    The adapter's configuration goes into the metadata, which is where the stock loader reads alpha: without
-    it diffusers assumes alpha = rank. `metadata` adds string entries (trigger word, configuration hash ...);
-    the fingerprint of the base model is always recorded.
-    """
-    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-    from safetensors.torch import save
-
-    adapter = pipeline.transformer.peft_config[ADAPTER].to_dict()
-    adapter = {f"transformer.{key}": _jsonable(value) for key, value in adapter.items()}
-    entries = {
-        **(metadata or {}),
-        "format": "pt",
-        "qwenlab.base_model": model_fingerprint(pipeline.transformer),
-        LORA_ADAPTER_METADATA_KEY: json.dumps(adapter, sort_keys=True),
+def lora_state(model: nn.Module) -> dict[str, Tensor]:
+    """The factors on the CPU: `<layer>.lora_A.weight` (r, k) and `<layer>.lora_B.weight` (d, r)."""
+    return {
+        f"{name}.{factor}.weight": getattr(layer, factor).weight.detach().cpu().contiguous()
+        for name, layer in lora_layers(model).items()
+        for factor in ("lora_A", "lora_B")
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(path, save(lora_state(pipeline), metadata=entries))
-    return path
-
-
-def _jsonable(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else value
-
-
-def lora_metadata(path: str | Path) -> dict[str, str]:
-    """The string metadata of a LoRA file. Raises QwenlabError when the file cannot be read as safetensors."""
-    return _read_header(Path(path))[1]
-
-
-def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str = ADAPTER) -> dict[str, str]:
-    """Check that `path` is a LoRA for this architecture, load it the stock way, return its metadata.
-
-    Raises QwenlabError (one line) for a missing, unreadable or non-LoRA file and for a LoRA of another model:
-    the stock loader would answer some of these with a mere warning and a pipeline that ignores the file. A
-    file that fits but was trained on other weights is loaded with a warning.
-    """
-    path = Path(path)
-    shapes, metadata = _read_header(path)
-    _check_fits(shapes, pipeline.transformer, path)
-    trained_on = metadata.get("qwenlab.base_model")
-    if trained_on and trained_on != model_fingerprint(pipeline.transformer):
-        warnings.warn(
-            f"{path}: trained on other weights of this architecture; expect other pictures", stacklevel=2
-        )
-    pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
-    return metadata
-
-
-def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Names and shapes of the tensors, and the metadata, without reading the tensors."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise QwenlabError(f"{path}: no such LoRA file; give the path of a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
-            return shapes, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise QwenlabError(
-            f"{path}: not a readable safetensors file ({error}); copy or train it again"
-        ) from error
-
-
-def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, path: Path) -> None:
-    if not any(".lora_A." in key for key in shapes):
-        raise QwenlabError(
-            f"{path}: holds no LoRA (no 'lora_A' tensor); give a file written by LoRA training"
-        )
-    foreign = _first(key for key in shapes if not key.startswith("transformer."))
-    if foreign:
-        raise QwenlabError(
-            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; convert it first"
-        )
-    layers = {name.removesuffix(".base_layer"): module for name, module in transformer.named_modules()}
-    for key, shape in shapes.items():
-        layer_name, _, factor = key.removeprefix("transformer.").partition(".lora_")
-        layer = layers.get(layer_name)
-        if not hasattr(layer, "in_features"):
-            raise QwenlabError(
-                f"{path}: LoRA of another model: this one has no layer {layer_name!r}; load its own base"
-            )
-        expected = layer.in_features if factor.startswith("A") else layer.out_features
-        actual = shape[1] if factor.startswith("A") else shape[0]
-        if actual != expected:
-            raise QwenlabError(
-                f"{path}: LoRA of another model: {layer_name!r} is {expected} wide here and {actual} in the "
-                "file; load its own base"
-            )
-
-
-def _first(items: Iterable[str]) -> str | None:
-    return next(iter(items), None)

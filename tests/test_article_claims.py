@@ -67,18 +67,18 @@ def test_c7_a_new_layer_in_its_place_throws_the_pretrained_weight_away():
 
 
 def test_c8_the_scale_is_alpha_over_rank(pipeline):
-    from qwenlab.lora import inject_lora, remove_lora
+    from qwenlab.lora import inject_lora, unwrap_lora
 
     layer, x = "transformer_blocks.0.attn.to_q", torch.randn(1, 3, 32)
     base, effect = pipeline.transformer.get_submodule(layer)(x), {}
     for alpha in (4, 8):
-        inject_lora(pipeline, rank=4, alpha=alpha, seed=0)
+        inject_lora(pipeline.transformer, ["to_q"], rank=4, alpha=alpha, seed=0)
         wrapped = pipeline.transformer.get_submodule(layer)
-        nn.init.ones_(wrapped.lora_B["default"].weight)
+        nn.init.ones_(wrapped.lora_B.weight)
         effect[alpha] = wrapped(x) - base
-        product = x @ wrapped.lora_A["default"].weight.T @ torch.ones(4, base.shape[-1])
+        product = x @ wrapped.lora_A.weight.T @ torch.ones(4, base.shape[-1])
         assert torch.allclose(effect[alpha], alpha / 4 * product, atol=1e-5)
-        remove_lora(pipeline)
+        unwrap_lora(pipeline.transformer)
     assert torch.allclose(effect[8], 2 * effect[4], atol=1e-5)  # 1.0 is right for alpha = rank alone
 
 

@@ -16,7 +16,8 @@ from qwenlab.dataset import LatentStatistics, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.flow import predict_x0
 from qwenlab.generate import generate
-from qwenlab.lora import inject_lora, lora_metadata, remove_lora
+from qwenlab.lora import inject_lora
+from qwenlab.lora_io import lora_metadata, remove_lora
 from qwenlab.training import draw_batch, encode_dataset, flow_loss, train_lora, usable_precision
 from qwenlab.training.batches import picture_of_visit
 from qwenlab.training.runtime import make_accelerator
@@ -235,4 +236,4 @@ def test_only_lora_parameters_are_trained(pipeline, config):
     train(config, pipeline)
     remove_lora(pipeline)
     assert all(torch.equal(value, base[name]) for name, value in pipeline.transformer.state_dict().items())
-    assert all("lora_" in name for name in inject_lora(pipeline, rank=2, alpha=2))
+    assert all("lora_" in name for name in inject_lora(pipeline.transformer, ["to_q"], rank=2, alpha=2))

@@ -17,7 +17,8 @@ from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_json
 from qwenlab.generate import generate
-from qwenlab.lora import inject_lora, model_fingerprint, remove_lora, save_lora
+from qwenlab.lora import inject_lora, target_modules
+from qwenlab.lora_io import carries_lora, model_fingerprint, remove_lora, save_lora
 from qwenlab.training.batches import TrainingSet, draw_batch, encode_dataset, flow_loss
 from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, usable_precision
 
@@ -47,12 +48,12 @@ def train_lora(
 ) -> TrainResult:
     """Train a LoRA on `config.dataset` (or `dataset`) and write `output_dir/lora.safetensors`.
 
-    The pipeline keeps the trained LoRA, so that it can draw at once; `qwenlab.lora.remove_lora` gives the
+    The pipeline keeps the trained LoRA, so that it can draw at once; `qwenlab.lora_io.remove_lora` gives the
     base back. Rounding to the base's dtype is done before saving: the file gives the very pixels that the
     pipeline gives.
 
     Args:
-        pipeline: a stock QwenImagePipeline in any precision that peft can train on.
+        pipeline: a stock QwenImagePipeline in any precision.
         progress: show progress bars and notes on standard error.
         on_step: called with the step (from 1) and its loss after each optimizer step.
 
@@ -71,23 +72,21 @@ def train_lora(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise QwenlabError(
-            f"output_dir: {output_dir} cannot be made ({error.strerror}); choose another"
-        ) from error
+        raise QwenlabError(f"output_dir: {output_dir} cannot be made ({error.strerror}); choose another") from error
 
     started = time.perf_counter()
     with tqdm(total=2 * len(dataset) + 1, desc="encode", disable=not progress, leave=False) as bar:
         training_set = encode_dataset(pipeline, dataset, config, output_dir / "cache", bar.update)
     caching_seconds = time.perf_counter() - started
 
-    if getattr(pipeline.transformer, "peft_config", None):
+    if carries_lora(pipeline):
         say("note: the LoRA that was loaded is removed first")
         remove_lora(pipeline)
     parameters = inject_lora(
-        pipeline,
+        pipeline.transformer,
+        target_modules(config.apply_to),
         rank=config.rank,
         alpha=config.alpha,
-        apply_to=config.apply_to,
         dropout=config.dropout,
         seed=config.seed,
     )
@@ -103,9 +102,7 @@ def train_lora(
         tqdm(total=config.max_train_steps, desc="train", mininterval=1.0, disable=not progress) as bar,
         training_mode(pipeline, accelerator, config) as transformer,
     ):
-        for step, loss in optimize(
-            transformer, list(parameters.values()), pipeline, training_set, config, accelerator
-        ):
+        for step, loss in optimize(transformer, list(parameters.values()), pipeline, training_set, config, accelerator):
             losses.append(loss)
             recent = losses[-50:]  # one step alone is mostly noise
             bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
