@@ -10,7 +10,7 @@ from PIL import Image
 
 from qwenlab import world
 from qwenlab.world.hands import SKIN
-from qwenlab.world.sample import character_test_scenes, is_reserved, sample_scenes, write_sample
+from qwenlab.world.sample import character_test_scenes, is_reserved, sample_scenes, write_scenes
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,7 +161,7 @@ def test_reserved_pairs_stay_out_of_the_sample():
 
 
 def test_data_sample_is_what_the_command_writes(tmp_path):
-    write_sample(tmp_path, size=128)
+    write_scenes(tmp_path, sample_scenes(), size=128)
     fresh = (tmp_path / "captions.jsonl").read_text(encoding="utf-8")
     shipped = ROOT / "data_sample"
     assert fresh == (shipped / "captions.jsonl").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +50,11 @@ def character_test_scenes(count: int, seed: int) -> list[Scene]:
     return [sample_character_scene(rng, open_hands=0.5, action=a, background=b) for a, b in picks]
 
 
-def write_sample(out: Path, count: int = SAMPLE_COUNT, size: int = SAMPLE_SIZE) -> None:
+def write_scenes(out: Path, scenes: Iterable[Scene], size: int = SAMPLE_SIZE) -> None:
     """Write `images/img_001.jpg` ... and `captions.jsonl` ({"file_name", "text"} a line) into ``out``."""
     lines = []
     (out / "images").mkdir(parents=True, exist_ok=True)
-    for k, scene in enumerate(sample_scenes(count), start=1):
+    for k, scene in enumerate(scenes, start=1):
         name = f"img_{k:03d}.jpg"
         buffer = io.BytesIO()
         Image.fromarray(render(scene, size).image).save(
@@ -67,4 +68,4 @@ def write_sample(out: Path, count: int = SAMPLE_COUNT, size: int = SAMPLE_SIZE) 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    write_sample(parser.parse_args().out)
+    write_scenes(parser.parse_args().out, sample_scenes())
