@@ -104,7 +104,7 @@ def main() -> None:
     for name in ("hands", "hands_corrected", "feet", "feet_corrected"):
         row = result["anatomy"][name]
         print(f"{name:16} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  {row['count']} of {row['total']}")
-    print(f"hands found {result['hands_found']}, in renderings of the same scenes {result['hands_found_in_renderings']}")
+    print(f"hands found {result['hands_found']}, in renderings of the scenes {result['hands_found_in_renderings']}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from qwenlab.pipeline import load_pipeline
 
 JUDGE = REPOSITORY / "qwenlab" / "judge" / "weights"
 MICRO = REPOSITORY / "qwenlab" / "micro" / "weights"
-_ATTRIBUTES = ("action", "background", "hair_style", "hair_color", "clothes", "style", "prop", "view", "framing", "gender")
+_ATTRIBUTES = (
+    "action", "background", "hair_style", "hair_color", "clothes", "style", "prop", "view", "framing", "gender"
+)  # fmt: skip
 
 
 def character_scenes(count: int, seed: int) -> list[world.Scene]:
