@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +19,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, sha256_file
+from qwenlab.images import IMAGE_SUFFIXES, fit_image, open_image
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-MAX_PIXELS = 64_000_000  # 8000 x 8000; a small file can unpack to far more and fill the memory
+MAX_CAPTIONS_BYTES = 256 * 1024**2  # a million captions; a file without line ends must not fill the memory
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def read_dataset(folder: str | Path) -> Dataset:
 
 
 def _lines(captions: Path) -> list[str]:
+    if captions.stat().st_size > MAX_CAPTIONS_BYTES:
+        raise QwenlabError(f"{captions}: more than {MAX_CAPTIONS_BYTES >> 20} MiB; is it a captions file?")
     try:
         return captions.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -113,37 +116,15 @@ def _read_caption(line: str, where: str, images: Path, number: int) -> Sample:
             raise QwenlabError(f'{where}: needs "{key}" with a text that is not empty')
     name = record["file_name"]
     path = images / name
-    if "\0" in name or Path(name).is_absolute() or not path.resolve().is_relative_to(images.resolve()):
-        raise QwenlabError(f"{where}: {name!r} leads out of {images}; copy the image into that folder")
-    if not path.is_file():
-        raise QwenlabError(f"{where}: no image {path}; add it or delete the line")
-    return Sample(path, record["text"].strip(), number)
-
-
-def open_image(path: str | Path) -> Image.Image:
-    """Decode a picture to RGB, turned as its EXIF says, transparency on white; raises QwenlabError."""
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise QwenlabError(
-                    f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; scale it down"
-                )
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except QwenlabError:
-        raise
-    except Exception as error:  # Pillow's decoders raise almost anything on broken files
-        raise QwenlabError(
-            f"{path}: not a readable image ({type(error).__name__}: {error}); replace it"
-        ) from error
-
-
-def fit_image(image: Image.Image, size: tuple[int, int], fill: str = "black") -> Image.Image:
-    """Letterboxing: scale to fit (width, height) without cropping or stretching (Lanczos), fill the rest."""
-    return ImageOps.pad(image, size, method=Image.Resampling.LANCZOS, color=fill)
+        inside = not Path(name).is_absolute() and path.resolve().is_relative_to(images.resolve())
+    except (OSError, RuntimeError, ValueError):  # no file can have this name, or a link that leads to itself
+        inside = False
+    if not inside:
+        raise QwenlabError(f"{where}: {name!r} leads out of {images}; copy the image into that folder")
+    if not os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
+        raise QwenlabError(f"{where}: no image {str(path)!r}; add it or delete the line")
+    return Sample(path, record["text"].strip(), number)
 
 
 def image_tensor(image: Image.Image) -> Tensor:

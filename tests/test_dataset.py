@@ -94,6 +94,20 @@ def breakages():
         (folder / "images" / "link.png").symlink_to(folder / "outside.png")
         add_caption(folder, "link.png")
 
+    def link_to_itself(folder):
+        (folder / "images" / "loop.png").symlink_to(folder / "images" / "loop.png")
+        add_caption(folder, "loop.png")
+
+    def name_too_long(folder):
+        add_caption(folder, "n" * 5000 + ".png")
+
+    def half_a_character(folder):
+        add_caption(folder, "\ud800.png")
+
+    def endless_line(folder):
+        with open(folder / "captions.jsonl", "wb") as file:
+            file.truncate(2 * 1024**3)  # a hole: takes no space on disk
+
     def not_an_image(folder):
         (folder / "images" / "text.png").write_text("hello")
         add_caption(folder, "text.png")
@@ -111,7 +125,7 @@ def breakages():
         missing_images: "images: no such folder",
         missing_captions: "captions.jsonl: no such file",
         empty_captions: "holds no caption",
-        caption_without_image: r"line 5: no image \S+img_9.png; add it or delete the line",
+        caption_without_image: r"line 5: no image '\S+img_9.png'; add it or delete the line",
         not_json: "line 5: not JSON",
         not_an_object: 'line 5: needs "file_name"',
         deep_json: "line 5: not JSON",
@@ -122,6 +136,10 @@ def breakages():
         leaves_the_folder: "line 5: '../outside.png' leads out of",
         absolute_path: "line 5: .* leads out of",
         link_to_the_outside: "line 5: 'link.png' leads out of",
+        link_to_itself: "line 5: .*(leads out of|no image)",
+        name_too_long: "line 5: .*(leads out of|no image)",
+        half_a_character: "line 5: .*(leads out of|no image)",
+        endless_line: "captions.jsonl: more than 256 MiB",
         not_an_image: "text.png: not a readable image",
         truncated: "img_0.png: not a readable image",
         huge: "9000 x 9000 pixels, more than 64,000,000",
@@ -147,6 +165,14 @@ def test_exif_rotation_and_transparency(tmp_path):
     assert open_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
     Image.new("L", (4, 4), 128).save(tmp_path / "grey.png")
     assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (128, 128, 128)
+    Image.fromarray(np.full((4, 4), 128 * 256, np.uint16)).save(tmp_path / "deep.png")
+    assert open_image(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_formats_that_start_programs_are_not_opened(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    with pytest.raises(QwenlabError, match="not a readable image"):
+        open_image((tmp_path / "a.eps").rename(tmp_path / "a.png"))
 
 
 def test_letterboxing_keeps_the_shape_of_things():

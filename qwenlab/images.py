@@ -1,0 +1,69 @@
+"""Pictures from disk as the VAE wants them: upright RGB with 8 bits a channel, nothing transparent; what is refused.
+
+A picture file may come from a stranger. Only the formats of `FORMATS` are opened (others would start programs, such as
+Ghostscript for EPS), and size is looked at before anything is unpacked.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from qwenlab.errors import QwenlabError
+
+#: Readable formats and the name endings that fit each, the usual one first. Phones write MPO, a JPEG with extras.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "MPO": (".jpg", ".jpeg"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+}
+#: Files with these endings count as pictures of a data set; a caption may name others.
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+MAX_PIXELS = 64_000_000  # 8000 x 8000; a small file can unpack to far more and fill the memory
+MAX_BYTES = 256 * 1024**2  # more than MAX_PIXELS need; some decoders read the whole file first
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode a picture to RGB, turned as its EXIF says, transparency on white; raises QwenlabError."""
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise QwenlabError(f"{path}: file of more than {MAX_BYTES >> 20} MiB; scale the picture down")
+        with Image.open(path, formats=known_formats()) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise QwenlabError(
+                    f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS:,}; scale it down"
+                )
+            return to_rgb(image)
+    except QwenlabError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on broken files
+        raise QwenlabError(f"{path}: not a readable image ({type(error).__name__}: {error}); replace it") from error
+
+
+def known_formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn as EXIF says, scale 16 bits to 8, put transparency on white. Raises ValueError for 32-bit pixels."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: the picture would be white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits; save the picture with 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def fit_image(image: Image.Image, size: tuple[int, int], fill: str = "black") -> Image.Image:
+    """Letterboxing: scale to fit (width, height) without cropping or stretching (Lanczos), fill the rest."""
+    return ImageOps.pad(image, size, method=Image.Resampling.LANCZOS, color=fill)
