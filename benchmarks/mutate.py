@@ -34,6 +34,28 @@ class Mutant:
 
 
 MUTANTS = {
+    # Training runs away from the data instead of towards it.
+    "velocity_sign": Mutant("qwenlab.flow:velocity", "lambda f: lambda x0, noise: -f(x0, noise)"),
+    # Data and noise change places along the path.
+    "path_reversed": Mutant(
+        "qwenlab.flow:interpolate", "lambda f: lambda x0, noise, sigma: f(noise, x0, sigma)"
+    ),
+    # The file forgets half of every LoRA product: what is loaded is not what was trained.
+    "lora_scale": Mutant(
+        "qwenlab.lora:lora_state",
+        "lambda f: lambda model: {k: v / 2 if '.lora_B.' in k else v for k, v in f(model).items()}",
+    ),
+    # Both factors at zero: no gradient ever reaches them.
+    "lora_all_zero": Mutant(
+        "qwenlab.lora:inject_lora",
+        "lambda f: lambda *a, **k: (lambda p: ([v.data.zero_() for v in p.values()], p)[1])(f(*a, **k))",
+    ),
+    # The seed is not used.
+    "seed_ignored": Mutant(
+        "qwenlab.generate:generate",
+        "lambda f: lambda pipeline, prompts, seeds, **k: f(pipeline, prompts, "
+        "[__import__('random').randrange(2**31) for _ in ([seeds] if isinstance(seeds, int) else seeds)], **k)",
+    ),
     # Each caption belongs to another scene, drawn at random.
     "caption_swapped": Mutant(
         "qwenlab.world.attributes:caption",
