@@ -98,6 +98,7 @@ def test_builds_are_reproducible(tokenizer: Qwen2Tokenizer) -> None:
 def test_assembled_pipeline_generates_saves_and_loads(pipeline: QwenImagePipeline, tmp_path) -> None:
     assert type(pipeline) is QwenImagePipeline
     folder = save_pipeline(pipeline, tmp_path / "pipeline", size=32)
+    assert not any(str(tmp_path.name) in file.read_text() for file in folder.rglob("*.json"))
     loaded = QwenImagePipeline.from_pretrained(folder, torch_dtype=torch.float32)
     for part in ("vae", "transformer", "text_encoder"):
         for name, value in getattr(pipeline, part).state_dict().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -76,6 +77,7 @@ def save_pipeline(pipeline: QwenImagePipeline, folder: Path, size: int) -> Path:
         part = kind.from_pretrained(temporary / name, **{_dtype_key(kind): torch.bfloat16})
         shutil.rmtree(temporary / name)
         part.save_pretrained(temporary / name)
+        _forget_folder(temporary / name / "config.json")
     atomic_write_json(temporary / SIZE_FILE, {"pixels": size})
     for file in temporary.rglob("*"):
         if file.is_file():
@@ -86,6 +88,13 @@ def save_pipeline(pipeline: QwenImagePipeline, folder: Path, size: int) -> Path:
         shutil.rmtree(folder)
     os.replace(temporary, folder)
     return folder
+
+
+def _forget_folder(config: Path) -> None:
+    """Take the folder that the weights were last read from out of a config.json."""
+    values = json.loads(config.read_text(encoding="utf-8"))
+    values.pop("_name_or_path", None)
+    atomic_write_json(config, values)
 
 
 def _dtype_key(kind: type) -> str:
