@@ -13,8 +13,7 @@ Report (arXiv 2508.02324).
                                             Qwen-Image  micro
     B  pictures of a batch
     S  image tokens, each 16 x 16 pixels          4096     64   (pictures of 1024 and 128 pixels)
-    L  text tokens, without the template
-    N  joint tokens L + S, text first
+    L  text tokens; joint tokens N = L + S, text first
     C  channels of an image token                   64     64   (16 latent channels x 2 x 2 cells)
     J  features of a text token                   3584    192
     D  width of both streams, H x E               3072    192
@@ -160,8 +159,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, maps: Maps) 
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, H, N, N)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)
-    maps.append(scores.softmax(dim=-1))
-    return maps[-1] @ v
+    weights = scores.softmax(dim=-1)
+    maps.append(weights)
+    return weights @ v
 
 
 class JointAttention(nn.Module):
