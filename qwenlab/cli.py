@@ -40,6 +40,19 @@ def check() -> None:
 
 
 @app.command()
+def check_dataset(
+    folder: Annotated[Path, typer.Argument(help="Folder with images/ and captions.jsonl, or with metadata.jsonl")],
+    html: Annotated[Path | None, typer.Option(help="Also write the report as one page with thumbnails")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write a repaired copy to this new folder")] = None,
+    min_side: Annotated[int, typer.Option(min=1, help="Pixels that the shorter side should have")] = 512,
+) -> None:
+    """Say what is wrong with a data set, and mend it in a copy. Exits with 1 when errors are left."""
+    from qwenlab.dataset_check.command import run
+
+    raise typer.Exit(run(folder, html, fix, min_side))
+
+
+@app.command()
 def train(config: Annotated[Path, typer.Argument(help="YAML file, such as configs/micro_lora.yaml")]) -> None:
     """Train a LoRA as a configuration file says."""
     from qwenlab.config import read_config
