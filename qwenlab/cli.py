@@ -138,6 +138,23 @@ def claims(
         raise QwenlabError(f"--out {out}: unknown format {out.suffix!r}; end the name in .md or .html")
 
 
+@app.command()
+def lint_captions(
+    file: Annotated[Path, typer.Argument(help="captions.jsonl, or a .txt file with one caption a line")],
+    fix: Annotated[
+        Path | None, typer.Option(help="Write the captions with all safe rewrites to this new file")
+    ] = None,
+) -> None:
+    """Check captions against the template, one line a finding. Exits with 1 when something is found."""
+    from qwenlab.captions import fix_file, lint_file
+
+    report = lint_file(file) if fix is None else fix_file(file, fix)
+    for line in report.lines():
+        typer.echo(line)
+    typer.echo(report.summary(), err=True)
+    raise typer.Exit(1 if report.report.findings else 0)
+
+
 def main() -> None:
     """Entry point of the `qwenlab` command."""
     app()
