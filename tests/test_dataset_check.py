@@ -297,6 +297,8 @@ def test_outlier_scores():
     features[7] += 3
     scores = outlier_scores(features)
     assert scores.argmax() == 7 and scores[7] > 20 and np.sort(scores)[-2] < 6
+    features[8] = features[7] + 0.01
+    assert set(np.flatnonzero(outlier_scores(features) > 6)) == {7, 8}, "two strays do not vouch for each other"
     assert not outlier_scores(features[:11]).any()
     assert np.isfinite(outlier_scores(np.zeros((20, 8), np.float32))).all()
 
@@ -353,6 +355,9 @@ def test_command_on_a_good_and_a_broken_folder(folder, tmp_path):
     assert fixed.exit_code == 0 and f"{COUNT} samples, 1 change;" in fixed.output
     refused = runner.invoke(app, ["check-dataset", str(folder), *small, "--fix", str(out)])
     assert refused.exit_code == 2 and "is not empty" in refused.stderr
+    as_image_folder(out)
+    image_folder = runner.invoke(app, ["check-dataset", str(out), *small])
+    assert image_folder.exit_code == 0 and "Training reads images/ and captions.jsonl" in image_folder.output
 
 
 @pytest.mark.parametrize("options", [["nowhere"], ["data_sample", "--html", "page.pdf"]])

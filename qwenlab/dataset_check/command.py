@@ -26,6 +26,8 @@ def run(folder: Path, html: Path | None, fix: Path | None, min_side: int) -> int
         atomic_write_text(html, to_html(report))
         typer.echo(f"\n{html}: open it in a browser")
     if fix is None:
+        if report.layout.captions.name == "metadata.jsonl":
+            typer.echo("\nTraining reads images/ and captions.jsonl: --fix writes a copy in that layout")
         if not report.ok:
             typer.echo(f"\nNext: qwenlab check-dataset {folder} --fix {folder.name}_repaired")
         return 0 if report.ok else 1
