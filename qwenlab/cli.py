@@ -108,6 +108,30 @@ def generate(
 
 
 @app.command()
+def doctor(
+    file: Annotated[Path, typer.Argument(help="LoRA file (.safetensors) of any trainer")],
+    fix: Annotated[Path | None, typer.Option(help="Write the same LoRA in another layout to this new file")] = None,
+    layout: Annotated[
+        str | None, typer.Option("--format", help="Layout for --fix: diffusers (default), comfyui or kohya")
+    ] = None,
+) -> None:
+    """Say what a LoRA file is, and what diffusers and ComfyUI do with it; with --fix, rewrite it without loss."""
+    if fix is None and layout is not None:
+        raise QwenlabError("--format: says how to rewrite the file; give --fix OUT.safetensors as well")
+    from qwenlab.lora_files import check_target, diagnose
+    from qwenlab.lora_files import fix as rewrite
+
+    if fix is not None:
+        check_target(file, fix, layout or "diffusers")
+    typer.echo(str(diagnose(file)))
+    if fix is not None:
+        out, *text_encoder = rewrite(file, fix, layout or "diffusers")
+        typer.echo(f"Written, the update of each layer unchanged: {diagnose(out)}")
+        for path in text_encoder:
+            typer.echo(f"Written, the text encoder's tensors as they were: {path}")
+
+
+@app.command()
 def tour(
     out: Annotated[Path, typer.Option(help="Folder for the executed copies and the page")] = Path("build"),
 ) -> None:

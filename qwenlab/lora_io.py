@@ -138,11 +138,11 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
 
 def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, path: Path) -> None:
     if not any(".lora_A." in key for key in shapes):
-        raise QwenlabError(f"{path}: holds no LoRA (no 'lora_A' tensor); give a file written by LoRA training")
-    foreign = _first(key for key in shapes if not key.startswith("transformer."))
+        raise QwenlabError(f"{path}: holds no LoRA (no 'lora_A' tensor); see qwenlab doctor {path}")
+    foreign = _first(key for key in shapes if not re.fullmatch(r"transformer\..+\.lora_[AB]\.weight", key))
     if foreign:
         raise QwenlabError(
-            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; convert it first"
+            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; see qwenlab doctor {path}"
         )
     layers = {name.removesuffix(".base_layer"): module for name, module in transformer.named_modules()}
     for key, shape in shapes.items():
