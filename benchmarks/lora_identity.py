@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--seed", type=int, default=128_000, help="of the scenes; picture i is drawn with seed + i")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "lora_identity.json")
     options = parser.parse_args()
     judge, pipeline = load_judge(), load_pipeline(options.model)
