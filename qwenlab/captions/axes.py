@@ -33,6 +33,9 @@ _AXES = {
         "night": "睡衣 睡裙",
         "suit": "西装",
     },
+    "skirt": {"long": "长裙", "short": "短裙 超短裙 迷你裙"},
+    "trousers": {"long": "长裤", "short": "短裤 热裤"},
+    "fingers": {"five": "五根手指", "four": "四根手指", "six": "六根手指", "three": "三根手指"},
     "skin": {"fair": "白皙皮肤 皮肤白皙 肤白 白皙", "dark": "黝黑皮肤 皮肤黝黑 古铜色皮肤 小麦色皮肤 黝黑"},
     "height": {"tall": "高个子 身材高大 高挑", "short": "矮个子 身材矮小 矮小 娇小"},
     "empty hands": {
@@ -51,6 +54,7 @@ _AXES = {
         "walk": "走路 行走 漫步 散步 走在 步行",
         "jump": "跳跃 跃起 腾空跃起 跳起 蹦跳",
         "swim": "游泳 潜水",
+        "fly": "飞翔 翱翔",
         "sleep": "睡觉 熟睡 沉睡 酣睡",
     },
     "both hands": {
@@ -70,15 +74,16 @@ _AXES = {
     },
     "view": {
         "front": "正面 正脸 正对镜头 面向镜头 面对镜头 看向镜头 直视镜头 正视镜头",
-        "back": "背面 背影 背对镜头 背向镜头 后背朝向镜头",
+        "back": "背面 背影 背对镜头 背向镜头 后背朝向镜头 后脑勺",
         "side": "侧面",
     },
+    "face": {"front": "正脸", "side": "侧脸"},
     "feet": {
         "bare": "光脚 赤脚 赤足 裸足 光着脚 赤着脚 光着双脚",
         "shod": "穿鞋 穿着鞋 脚穿 脚蹬 脚踩高跟鞋",  # and any tag that ends in a shoe, see `contradictions`
     },
     "eyes": {
-        "closed": "闭眼 闭着眼 闭目 双眼紧闭 双目紧闭 闭上眼睛 眼睛紧闭 闭着双眼",
+        "closed": "闭眼 闭着眼 闭目 双眼紧闭 双目紧闭 闭上眼睛 眼睛紧闭 闭着双眼 睡着 睡觉 熟睡 沉睡 酣睡",
         "open": "睁眼 睁着眼 睁大眼睛 睁大双眼 睁开眼睛 圆睁双眼 瞪大眼睛 瞪眼 瞪大双眼 直视镜头 看向镜头 凝视镜头 "
         "注视镜头 目视前方",
     },
@@ -86,7 +91,7 @@ _AXES = {
         "happy": "微笑 大笑 笑容 开心 咧嘴笑 欢笑 哈哈大笑 喜悦 高兴 快乐 开怀大笑",
         "sad": "大哭 哭泣 痛哭 嚎啕大哭 泪流满面 悲伤 伤心 难过 忧伤 流泪 愁眉苦脸",
         "angry": "愤怒 生气 暴怒 怒视 发怒 怒吼 恼怒",
-        "blank": "面无表情 没有表情 扑克脸",
+        "blank": "严肃 冷漠 冷峻 面无表情 没有表情 扑克脸",
     },
     "mouth": {"open": "张嘴 张大嘴巴 张开嘴", "closed": "闭嘴 抿嘴 嘴巴紧闭 紧闭嘴唇"},
     "age": {"young": "年幼 稚嫩 稚气", "old": "白发苍苍 年迈 老年 满脸皱纹 老态龙钟"},
@@ -94,7 +99,8 @@ _AXES = {
     "time": {
         "day": "白天 正午 中午 上午 大白天 烈日 艳阳 正午阳光",
         "afternoon": "午后 下午",
-        "night": "夜晚 深夜 午夜 夜空 夜景 夜色 黑夜 星空 月夜 雨夜 雪夜 夜间 半夜 夜里 晚上 月光下 星夜 凌晨",
+        "night": "夜晚 深夜 午夜 夜空 夜景 夜色 黑夜 星空 月夜 雨夜 雪夜 夜间 半夜 夜里 晚上 满月 圆月 明月 繁星 "
+        "星河 月光下 星夜 凌晨",
         "dawn": "清晨 日出 黎明 朝阳 早晨 破晓 晨光",
         "dusk": "黄昏 傍晚 日落 夕阳 落日 晚霞 暮色",
     },
@@ -128,8 +134,8 @@ _AXES = {
     },
     "temperature": {"warm": "暖色调 暖调", "cold": "冷色调 冷调"},
     "traffic": {
-        "busy": "热闹 人来人往 熙熙攘攘 人山人海 车水马龙 拥挤",
-        "empty": "冷清 空无一人 空荡荡 荒无人烟 空旷 寂静无人",
+        "busy": "喧闹 喧嚣 嘈杂 热闹 人来人往 熙熙攘攘 人山人海 车水马龙 拥挤",
+        "empty": "寂静 冷清 空无一人 空荡荡 荒无人烟 空旷 寂静无人",
     },
     "tone": {
         "grey": "黑白 黑白照 黑白照片 黑白漫画 黑白摄影 单色",
@@ -137,7 +143,8 @@ _AXES = {
     },
     "style": {
         "photo": "写实摄影 真人摄影 照片 实拍 纪实摄影 真实照片",
-        "drawn": "水墨画 水彩画 油画 像素画 简笔画 卡通 Q版 赛璐璐 剪纸画 素描 二次元 动漫 漫画 蜡笔画",
+        "drawn": "水墨画 水彩画 油画 像素画 简笔画 卡通 Q版 赛璐璐 剪纸画 素描 水墨风格 水彩风格 油画风格 动漫风格 "
+        "卡通风格 二次元 动漫 漫画 蜡笔画",
         "render": "3D渲染 三维渲染 3D建模",
     },
 }
@@ -152,7 +159,7 @@ _INNOCENT = """
 
 _COMPATIBLE = {
     "posture": (
-        "sit prone, kneel prone, run jump, stand squat, sit sleep, lie sleep, prone sleep, "
+        "sit prone, kneel prone, run jump, sit sleep, lie sleep, prone sleep, "
         "lie prone, swim prone, jump swim, squat sleep, kneel sit, prone squat, swim sleep"
     ),
     "hair do": "bun loose, twin bun",
@@ -165,6 +172,14 @@ COMPATIBLE = frozenset(
     frozenset((axis, *pair.split())) for axis, pairs in _COMPATIBLE.items() for pair in pairs.split(", ")
 )
 
+#: Tags of one character, which mean this only by themselves.
+WHOLE_TAGS = {
+    "胖": ("build", "fat"),
+    "瘦": ("build", "thin"),
+    "高": ("height", "tall"),
+    "矮": ("height", "short"),
+}
+
 
 def _words() -> dict[str, tuple[tuple[str, str], ...]]:
     words: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -172,6 +187,11 @@ def _words() -> dict[str, tuple[tuple[str, str], ...]]:
         for value, text in values.items():
             for word in text.split():
                 words[word] = (*words.get(word, ()), (axis, value))
+    for word in words:  # 披肩长发 states what 长发 states
+        for part, pairs in list(words.items()):
+            if part in word and part != word:
+                known = {axis for axis, _ in words[word]}
+                words[word] = (*words[word], *(pair for pair in pairs if pair[0] not in known))
     return words | {word: () for word in _INNOCENT.split() if word not in words}
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import combinations, takewhile
 from typing import NamedTuple
 
-from qwenlab.captions.axes import COMPATIBLE, SCENE_AXES, WORDS
+from qwenlab.captions.axes import COMPATIBLE, SCENE_AXES, WHOLE_TAGS, WORDS
 from qwenlab.captions.finding import Finding
 from qwenlab.captions.repetitions import plain
 from qwenlab.captions.subjects import second_character
@@ -29,8 +29,9 @@ _LONG_HAIR = re.compile(r"(?<![中半])长长?的?[\u4e00-\u9fff]{0,3}(?:辫子?
 _SHOES = re.compile(
     r"^(?!.*[提拎拿脱抱捧挂擦系画旁不没])(?:[\u4e00-\u9fff]{0,6}(?:鞋子?|靴子?)$|.*[穿踩蹬踏]着?[\u4e00-\u9fff]{0,5}[鞋靴])"
 )
+_SLEEVES = re.compile(rf"^(?:穿着?)?(?:{COLOUR})?(?P<length>[长短无])袖(?P<what>[\u4e00-\u9fffT]{{0,4}})$")
 _PEOPLE = (
-    ("nobody", re.compile(r"空无一人|无人(?!机)")),
+    ("nobody", re.compile(r"空无一人|^无人$|四下无人|^无人的")),
     ("alone", re.compile(r"^(?:单人|独自一人|只有一个?人)$")),
     ("male", re.compile(r"男性|络腮胡|(?<!假)胡子|胡须|胡茬|八字胡|喉结")),
     ("female", re.compile(r"女性|孕肚|怀孕")),
@@ -78,10 +79,14 @@ def _said(tag: str) -> tuple[Said, ...]:
     if _ELSEWHERE.search(tag):
         return ()
     said = [Said(*pair, match.group()) for match in _WORD.finditer(tag) for pair in WORDS[match.group()]]
+    if tag in WHOLE_TAGS:
+        said.append(Said(*WHOLE_TAGS[tag], tag))
     if _LONG_HAIR.search(tag):
         said.append(Said("hair length", "long", tag))
     if _SHOES.search(tag):
         said.append(Said("feet", "shod", tag))
+    if sleeves := _SLEEVES.match(tag):
+        said.append(Said(f"sleeves of {sleeves['what']}", sleeves["length"], tag))
     if coloured := _coloured(tag):
         said.append(Said(f"colour of {coloured[0]}", coloured[1], tag))
     if negated := _NEGATED.match(tag):

@@ -20,12 +20,15 @@ _LIST_MARK_SEPARATES = re.compile(r"^\s*\d{1,3}[^,，、:：]{1,8}、")
 _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\u3041-\u30fa]+")
 _KANA = re.compile(r"[\u3041-\u30fa]")
 
-# GB 2312 holds the characters of simplified writing, and these few besides, which OpenCC rewrites with good reason.
-_TRADITIONAL_IN_GB2312 = frozenset("乾後於徵夥菸麽榘麴醣")
-# Feminine "you", which OpenCC keeps, and 著 as a particle: it stays in the words below.
-_AFTER_VERB = re.compile(
-    r"(?<=[\u4e00-\u9fff])(?<![名显顯土原编編专專译譯执執论論巨拙遗遺所合撰昭卓])著(?![名作称稱述书書])"
+# GB 2312 holds the characters of simplified writing, and these besides, which OpenCC rewrites with good reason.
+_TRADITIONAL_IN_GB2312 = frozenset("後於夥菸麽榘麴醣")
+# Some are both, according to the word: 饼乾 but 乾坤, 象徵 but 文徵明, 坐著 but 名著.
+_BY_WORD = re.compile(
+    r"乾(?=[净燥杯枯草涸果脆粮洗])|(?<=[饼晒烘擦吹风肉豆])乾|(?<=[特象])徵"
+    r"|(?<=[站坐走看拿穿戴抱握举提捧骑躺趴蹲跪靠背撑牵望听笑哭唱跳跑睡吃喝写画弹吹拉推追等开挂摆放飘飞闪盯朝向对沿随披叼"
+    r"端扛托夹扶指踩踏围绕系绑含咬舔闻摸])著(?![名作称述书])|妳"
 )
+_SIMPLE = {"乾": "干", "徵": "征", "著": "着", "妳": "你"}
 
 
 def normalise(text: str) -> tuple[str, list[Finding]]:
@@ -75,7 +78,7 @@ def _replacement(text: str, at: int) -> str:
 
 
 def _simplify(text: str) -> tuple[str, list[Finding]]:
-    if _in_gb2312(text) and not _TRADITIONAL_IN_GB2312.intersection(text) and "著" not in text:
+    if _in_gb2312(text) and not _TRADITIONAL_IN_GB2312.intersection(text) and not _BY_WORD.search(text):
         return text, []
     findings, pieces, done = [], [], 0
     for match in _WORD.finditer(text):
@@ -106,7 +109,7 @@ def _simple_word(word: str) -> str:
         return word  # Japanese: another rule's
     if any(map(_is_traditional, word)):
         word = _converter().convert(word)
-    return _AFTER_VERB.sub("着", word).replace("妳", "你")
+    return _BY_WORD.sub(lambda match: _SIMPLE[match.group()], word)
 
 
 @lru_cache(maxsize=65536)

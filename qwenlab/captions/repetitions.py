@@ -30,6 +30,8 @@ _DRESSED = re.compile(
 )
 _ECHO = re.compile(r"([\u4e00-\u9fff]{2,})\1")
 _MOST_ALIKE = 200  # comparing is quadratic; a caption with more tags of one kind is broken anyway
+_COLOUR_WORD, _SUFFIX = re.compile(rf"({COLOUR.removesuffix('(?:色)?')})色"), re.compile(r"([裙裤鞋帽袜])子$")
+_NEGATION = re.compile(r"[没不无未非别]")
 _PARTICLES = re.compile(r"[的着了地得\s]")
 
 
@@ -42,6 +44,7 @@ def plain(part: Part) -> str:
 def _plain(tag: str, scene: bool) -> str:
     """What a tag says, without particles and ways to put it: 穿着红色的裙子 -> 红色裙子."""
     text = _PARTICLES.sub("", _DRESSED.sub("", tag) or tag)
+    text = _SUFFIX.sub(r"\1", _COLOUR_WORD.sub(r"\1", text))
     if scene and len(text) > 3:
         text = re.sub(r"(?:背景|风格|画风)$", "", text)
     return _SAME.get(text, text)
@@ -71,7 +74,7 @@ def check_repetitions(caption: Caption) -> list[Finding]:
         findings.append(Finding(shorter.outer, shorter.end, "repeated-tag", reason, "leave it out", edits))
     for part in parts:
         echo = _echo(part.norm)
-        if echo and len(set(echo[1])) > 1:
+        if echo:
             start, end = part.start + echo.start(), part.start + echo.end()
             edits = (Edit(start, end, caption.text[start : start + len(echo[1])]),)
             findings.append(Finding(start, end, "repeated-tag", f"{echo[1]} twice in a row", echo[1], edits))
@@ -92,7 +95,10 @@ def _same_end(said: list[str]) -> list[list[int]]:
 
 @lru_cache(maxsize=65536)
 def _echo(tag: str) -> re.Match | None:
-    return _ECHO.search(tag)
+    """长发长发, but not 哗啦哗啦 or 很多很多, which Chinese doubles by itself."""
+    echo = _ECHO.search(tag)
+    doubled = echo and (len(echo[1]) > 2 or HAIR.search(echo[1]) or CLOTHES.search(echo[1]))
+    return echo if doubled and len(set(echo[1])) > 1 else None
 
 
 def _comparable(one: Part, other: Part, caption: Caption) -> bool:
@@ -112,6 +118,8 @@ def _says_again(earlier: Part, one: str, later: Part, other: str) -> tuple[Part,
     if len(short) < 2 or earlier.kind != later.kind:
         return None
     rest = long[: -len(short)]
+    if _NEGATION.search(rest):
+        return None  # 帽子 and 没戴帽子: a contradiction, not a repetition
     described = HAIR.search(short) or CLOTHES.search(short)
     return (part, False) if described or re.fullmatch(COLOUR, rest) else None
 

@@ -12,7 +12,7 @@ from qwenlab.captions.words import CLOTHES, DEED, FEMALE, HAIR, LIVING, MALE, PE
 
 _NUMERALS = {"一": 1, "两": 2, "二": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9, "十": 10}
 _COUNTED = re.compile(
-    r"(?P<many>[一两二三四五六七八九十]|几|数|多)(?P<counter>个|名|位|只|条|匹|头|对|群|尊|尾|峰|窝|队|家|双)(?!胞胎|手|脚|眼)\s*"
+    r"(?:(?P<many>[一两二三四五六七八九十]|几|数|多)|(?<=有))(?P<counter>个|名|位|只|条|匹|头|对|群|尊|尾|峰|窝|队|家|双)(?!胞胎|手|脚|眼)\s*"
 )
 _COUNTED_AT = re.compile(rf"^(?:有|画面中有|图中有|图片中有)?{_COUNTED.pattern}")
 _LEAD = re.compile(r"^(?:这是|有|画面中有|图中有|图片中有|画面中|图中|图片中|另)?(?:一张|一幅)?")
@@ -22,24 +22,27 @@ _PRONOUN = r"(?<![吉其维排利无及耳])[他她它](?!乡|山之|杀)们?|(?
 # People without a name: unknown, or known only by not being another.
 _SOMEBODY = "|".join(
     (
-        r"(?<![没只所还])有(?:一?个|一些|几个|些|几位|两个|三个)?人(?![物类])",
+        r"(?<![没只所还持大])有(?:一?个|一些|几个|些|几位|两个|三个)?人(?![物类])",
         r"某(?:个|位|名)?(?:人|[男女][士孩人生子])",
         r"[那这](?:个|位|群|些)人(?!物)",
         r"另(?:外)?(?:一|两|几)?个?人(?!物)",
-        r"一个[\u4e00-\u9fff]{1,6}另?一个",
+        r"一个[\u4e00-\u9fff]{1,6}另?一个|另一[个名位](?=在|正|$)",
         r"其中(?:一|两|几)?[个人位名只条](?:人)?",
-        r"(?<![面相立])对方|别人|旁人|众人|人们|大家(?!闺秀|庭|族)|谁",
+        r"(?<![面相立])对方|(?<!个)别人|旁人|众人|人们|大家(?!闺秀|庭|族|风范)|谁|前者|(?<![先仙落])后者|此人",
+        r"(?:不知名|不认识|不知道是谁)的?(?:人|家伙)|[这那]位(?=在|正|穿|站|坐|拿|戴)",
         r"[一许很好][些多]人(?![物种])",
         r"一[群帮伙]人(?![物偶])",
         r"几(?:个|位|名)?人(?!物)",
-        r"一家(?:子|人|[三四五六]口)?(?=[人在吃看去包围坐站一出]|$)",
+        r"(?<!第)一家(?:(?:子|人|[三四五六七]口)|(?=[在吃看去包围坐站出]))",
         r"全家人?(?=[在吃看去包围坐站一出])",
         r"[两二三四五六七八九十](?:个|位|名)?人(?=在|正|一起|一同|[坐站走跑跳打下牵围并]|$)",
     )
 )
-_AMBIGUOUS = re.compile(rf"(?P<pronoun>{_PRONOUN})|(?P<somebody>{_SOMEBODY})")
+_CLEAR = r"迷你|你[\u4e00-\u9fff]我[\u4e00-\u9fff]|我行我素|敌我|唯我|犹他|巽他|卿卿我我|无人不"
+_AMBIGUOUS = re.compile(rf"(?P<clear>{_CLEAR})|(?P<pronoun>{_PRONOUN})|(?P<somebody>{_SOMEBODY})")
 _ALONE = re.compile(
     r"^(?:一个)?(?:人|人物|角色|主角|主人公|某角色)(?=$|在|正|坐|站|走|跑|穿|戴)|^一个人(?=[在站坐走跑穿戴看])"
+    r"|^[多双两三四五六几数]人(?=合影|合照|$)"
 )
 _WHOLE_GROUP = re.compile(r"一家|全家|大家|众人|一[群帮伙]人")
 _PRONOUN_ANCHOR = {"他": "1男孩", "她": "1女孩"}
@@ -108,7 +111,7 @@ def _only_one(pronoun: str, caption: Caption) -> bool:
 
 @lru_cache(maxsize=65536)  # the captions of a set share most of their tags
 def _ambiguous_word(tag: str) -> re.Match | None:
-    return _AMBIGUOUS.search(tag)
+    return next((match for match in _AMBIGUOUS.finditer(tag) if match.lastgroup != "clear"), None)
 
 
 def _named(word: str, part: Part, index: int, anchored: bool) -> str | None:
@@ -213,9 +216,11 @@ def _subject_of(tag: str) -> tuple[str, str, str, str] | None:
 _COUPLE = re.compile(
     r"[一两二三四五]男[一两二三四五]女|[一两二三四五]女[一两二三四五]男|[两二三四五]男(?=$|在)|[两二三四五]女(?=$|在)"
 )
-_VERB = re.compile(r"[在正趴坐站跑蹲躺睡飞游跳吃喝卧叼抱和与咬奔,们]")
+_VERB = re.compile(r"[在正趴坐站跑蹲躺睡飞游吃喝卧叼抱和与咬奔,们]|跳(?!峡)")
 # A verb or a longer word before the noun that takes it as its object: 骑马, 烤鸡, 罗马.
-_OBJECT_VERB = re.compile(r"(?:[骑喂遛钓抓画养煮烤炸炖煎卖斗驯赶牧]|旋转木|宝|罗|巴|[驾骑]着)$")
+_OBJECT_VERB = re.compile(
+    r"(?:[骑喂遛钓抓画养煮烤炸炖煎卖斗驯赶牧]|旋转木|[宝罗巴拿荷伽利杜皇沙尼九乌卧安石卡]|[驾骑]着)$"
+)
 
 
 def _without_number(part: Part, count: str, modifiers: str, noun: str, rest: str) -> Finding:
