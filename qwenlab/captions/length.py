@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from qwenlab.captions.finding import Finding
 
-#: Positions that `QwenImagePipeline` keeps for the text, after its 34 template tokens are dropped ...
+#: Positions that `QwenImagePipeline.encode_prompt` keeps for the text, after its 34 template tokens are dropped. A call
+#: of the pipeline keeps 512 of them unless `max_sequence_length` asks for more ...
 MAX_TOKENS = 1024
 #: ... and those of them that the end of the template takes: <|im_end|>, <|im_start|>, assistant and two line breaks.
 TEMPLATE_TAIL = 5
