@@ -77,11 +77,13 @@ class AttentionMaps:
         return [part.strip() for part in self.prompt.replace("，", ",").split(",") if part.strip()]
 
     def phrases_read_by(self, row: int, column: int, layers: slice = slice(None)) -> dict[str, float]:
-        """Share of a patch's attention that each phrase gets, the most read first; the rest goes to other patches,
-        commas and the template.
+        """How many times as much of each phrase the patch reads as the mean patch does, the largest first.
+
+        Shares themselves say less: some tokens are read much by every patch.
         """
-        shares = {phrase: float(self.readers_of(phrase, layers)[row, column]) for phrase in self.phrases()}
-        return dict(sorted(shares.items(), key=lambda item: -item[1]))
+        readers = {phrase: self.readers_of(phrase, layers) for phrase in self.phrases()}
+        times = {phrase: float(share[row, column] / share.mean()) for phrase, share in readers.items()}
+        return dict(sorted(times.items(), key=lambda item: -item[1]))
 
 
 def token_spans(pipeline: QwenImagePipeline, prompt: str) -> tuple[tuple[int, int], ...]:

@@ -83,11 +83,12 @@ def test_what_a_word_reads_and_who_reads_it():
     words_read = torch.zeros(1, 1, 7, 4)
     words_read[..., [0, 1], 3] = torch.tensor([0.6, 0.2])
     patches_read = torch.zeros(1, 1, 4, 7)
+    patches_read[..., 0] = 0.1  # a token that every patch reads alike
     patches_read[..., 2, [4, 5]] = torch.tensor([0.5, 0.25])
     maps = planted(words_read, patches_read)
     torch.testing.assert_close(maps.read_by("红色"), torch.tensor([[0, 0], [0, 0.4]]))
     torch.testing.assert_close(maps.readers_of("短发"), torch.tensor([[0, 0], [0.75, 0]]))
-    assert maps.phrases_read_by(1, 0) == {"短发": pytest.approx(0.75), "红色": 0.0}
+    assert maps.phrases_read_by(1, 0) == {"短发": pytest.approx(4.0), "红色": pytest.approx(1.0)}
     assert list(maps.phrases_read_by(1, 0)) == ["短发", "红色"]
 
 
