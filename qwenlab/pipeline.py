@@ -92,7 +92,7 @@ def _read(source: str | Path, precision: str) -> QwenImagePipeline:
     try:
         return QwenImagePipeline.from_pretrained(
             source,
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             local_files_only=local,
             quantization_config=_quantization(precision),

@@ -99,7 +99,7 @@ def test_assembled_pipeline_generates_saves_and_loads(pipeline: QwenImagePipelin
     assert type(pipeline) is QwenImagePipeline
     folder = save_pipeline(pipeline, tmp_path / "pipeline", size=32)
     assert not any(str(tmp_path.name) in file.read_text() for file in folder.rglob("*.json"))
-    loaded = QwenImagePipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    loaded = QwenImagePipeline.from_pretrained(folder, dtype=torch.float32)
     for part in ("vae", "transformer", "text_encoder"):
         for name, value in getattr(pipeline, part).state_dict().items():
             stored = getattr(loaded, part).state_dict()[name]

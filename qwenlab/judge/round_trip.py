@@ -19,7 +19,7 @@ def load_vae(folder: Path) -> AutoencoderKLQwenImage:
     from qwenlab.vae2d import fold_causal_vae
 
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
-    return fold_causal_vae(AutoencoderKLQwenImage.from_pretrained(folder, torch_dtype=torch.float32).eval())
+    return fold_causal_vae(AutoencoderKLQwenImage.from_pretrained(folder, dtype=torch.float32).eval())
 
 
 @torch.inference_mode()

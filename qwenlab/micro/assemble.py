@@ -74,7 +74,7 @@ def save_pipeline(pipeline: QwenImagePipeline, folder: Path, size: int) -> Path:
         ("transformer", QwenImageTransformer2DModel),
         ("text_encoder", Qwen2_5_VLForConditionalGeneration),
     ):
-        part = kind.from_pretrained(temporary / name, **{_dtype_key(kind): torch.bfloat16})
+        part = kind.from_pretrained(temporary / name, dtype=torch.bfloat16)
         shutil.rmtree(temporary / name)
         part.save_pretrained(temporary / name)
         _forget_folder(temporary / name / "config.json")
@@ -95,7 +95,3 @@ def _forget_folder(config: Path) -> None:
     values = json.loads(config.read_text(encoding="utf-8"))
     values.pop("_name_or_path", None)
     atomic_write_json(config, values)
-
-
-def _dtype_key(kind: type) -> str:
-    return "dtype" if kind is Qwen2_5_VLForConditionalGeneration else "torch_dtype"

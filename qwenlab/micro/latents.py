@@ -37,7 +37,7 @@ class Latents:
 
 def load_vae(folder: Path, device: torch.device) -> AutoencoderKLQwenImage:
     """The folded VAE of a diffusers folder, in float32 on `device`."""
-    return fold_causal_vae(AutoencoderKLQwenImage.from_pretrained(folder, torch_dtype=torch.float32)).to(
+    return fold_causal_vae(AutoencoderKLQwenImage.from_pretrained(folder, dtype=torch.float32)).to(
         device
     )
 

@@ -170,7 +170,7 @@ def build_parts(recipe: Recipe, warm_start: Path | None) -> tuple[Qwen2Tokenizer
         )
         text_encoder.load_state_dict(saved.state_dict())
         stored = QwenImageTransformer2DModel.from_pretrained(
-            warm_start / "transformer", torch_dtype=torch.float32
+            warm_start / "transformer", dtype=torch.float32
         )
         transformer.load_state_dict(stored.state_dict())
     return tokenizer, TextToLatents(text_encoder, transformer)

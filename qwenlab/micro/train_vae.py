@@ -136,7 +136,7 @@ def train_vae(
     vae = build_vae(recipe.seed, **recipe.vae_config)
     if warm_start is not None:
         vae.load_state_dict(
-            AutoencoderKLQwenImage.from_pretrained(warm_start, torch_dtype=torch.float32).state_dict()
+            AutoencoderKLQwenImage.from_pretrained(warm_start, dtype=torch.float32).state_dict()
         )
     vae.to(device)
     optimizer = Muon(parameter_groups(vae), lr=options.learning_rate)
