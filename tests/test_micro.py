@@ -1,5 +1,6 @@
 """The parts of the micro model: tokenizer, text path, optimiser, pictures, and the pipeline they make."""
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from diffusers import QwenImagePipeline
 from transformers import Qwen2Tokenizer
 
 from qwenlab import world
+from qwenlab.files import REPOSITORY
 from qwenlab.micro import pictures
 from qwenlab.micro.assemble import assemble, save_pipeline
 from qwenlab.micro.muon import Muon, orthogonalise
@@ -171,3 +173,16 @@ def test_the_shipped_size_fits() -> None:
     transformer = sum(p.numel() for p in build_transformer(192, 0).parameters())
     vae = sum(p.numel() for p in build_vae(0).parameters())
     assert math.isclose(transformer, 8.2e6, rel_tol=0.05) and 2 * (transformer + vae + 1.1e6) < 32e6
+
+
+def test_data_sheet_quotes_the_stored_measurement() -> None:
+    sheet = (REPOSITORY / "qwenlab" / "micro" / "README.md").read_text(encoding="utf-8")
+    stored = json.loads((REPOSITORY / "benchmarks" / "results" / "base_rates.json").read_text(encoding="utf-8"))
+    lowest = min(stored["attributes"], key=lambda name: stored["attributes"][name]["value"])
+    assert lowest == "hair_style" and f"(hair style {stored['attributes'][lowest]['value']:.1%}, the lowest" in sheet
+    for name in ("hair_color", "clothes", "background", "view"):
+        assert stored["attributes"][name]["value"] >= 0.998
+    hands, feet = stored["anatomy"]["hands"], stored["anatomy"]["feet"]
+    assert f"of {hands['total']} that the judge found, {hands['count']} had\nfive fingers" in sheet
+    assert f"rendered, show it {stored['hands_found_in_renderings']}." in sheet
+    assert f"Two well-formed feet: {feet['value']:.0%} of" in sheet

@@ -9,7 +9,7 @@ features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,13 +101,17 @@ def draw_batch(
     # Only torch.manual_seed reaches LoRA dropout.
     torch.manual_seed(derived_generator(config.seed, "dropout", step, first).initial_seed())
 
-    device, dtype = accelerator.device, pipeline.transformer.dtype
-    latents, noise = torch.stack(x0), torch.stack(noise)  # (B, C / 4, h, w)
-    batch, channels, height, width = latents.shape
-    pack = (batch, channels, height, width)
-    latents = pipeline._pack_latents(latents, *pack).to(device)  # (B, S, C)
-    noise = pipeline._pack_latents(noise, *pack).to(device)
-    sigma = torch.cat(sigma).to(device)
+    return make_batch(pipeline, torch.stack(x0), torch.stack(noise), torch.cat(sigma), texts)
+
+
+def make_batch(
+    pipeline: QwenImagePipeline, latents: Tensor, noise: Tensor, sigma: Tensor, texts: Sequence[Tensor]
+) -> Batch:
+    """Latents and noise (B, C / 4, h, w), sigma (B,), B embeddings (T_i, D) -> what the transformer reads."""
+    device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
+    shape = batch, _, height, width = latents.shape
+    latents, noise = (pipeline._pack_latents(z, *shape).to(device) for z in (latents, noise))  # (B, S, C)
+    sigma = sigma.to(device)
     text, mask = pad_texts(texts)
     return Batch(
         x_t=interpolate(latents, noise, sigma).to(dtype),

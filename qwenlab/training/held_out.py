@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qwenlab.dataset import pad_texts
-from qwenlab.flow import derived_generator, interpolate, velocity
-from qwenlab.training.batches import Batch, TrainingSet, flow_loss
+from qwenlab.flow import derived_generator
+from qwenlab.training.batches import TrainingSet, flow_loss, make_batch
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -36,7 +35,7 @@ def held_out_loss(
     index) alone. The transformer is left in the mode it was in.
     """
     transformer = pipeline.transformer
-    training, device, dtype = transformer.training, transformer.device, transformer.dtype
+    training = transformer.training
     transformer.eval()
     totals = dict.fromkeys(sigmas, 0.0)
     count = len(held_out.texts)
@@ -46,23 +45,10 @@ def held_out_loss(
             generators = [derived_generator(seed, "held-out", index) for index in indices]
             x0 = torch.stack([held_out.latents.sample(i, g) for i, g in zip(indices, generators, strict=True)])
             noise = torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in generators])
-            shape = batch, _, height, width = x0.shape  # (B, C / 4, h, w)
-            x0, noise = (pipeline._pack_latents(z, *shape).to(device) for z in (x0, noise))  # (B, S, C)
-            text, mask = pad_texts([held_out.texts[index] for index in indices])
+            texts = [held_out.texts[index] for index in indices]
             for value in sigmas:
-                sigma = torch.full((batch,), value, device=device)
-                loss = flow_loss(
-                    transformer,
-                    Batch(
-                        x_t=interpolate(x0, noise, sigma).to(dtype),
-                        target=velocity(x0, noise),
-                        sigma=sigma,
-                        text=text.to(device, dtype),
-                        text_mask=None if mask is None else mask.to(device),
-                        image_shapes=[[(1, height // 2, width // 2)]] * batch,
-                    ),
-                )
-                totals[value] += loss.item() * batch
+                batch = make_batch(pipeline, x0, noise, torch.full((len(x0),), value), texts)
+                totals[value] += flow_loss(transformer, batch).item() * len(x0)
     finally:
         transformer.train(training)
     return {value: total / count for value, total in totals.items()}
