@@ -21,7 +21,7 @@ from qwenlab.judge.networks import CLASSES, FEET_CLASSES, HAND_CLASSES
 from qwenlab.judge.reading import CALIBRATION, WEIGHTS, Judge, Reading, load_judge
 from qwenlab.judge.round_trip import load_vae, renoise, round_trip
 
-HELD_OUT_SEED, THRESHOLD_SEED = 2012, 3003
+HELD_OUT_SEED, THRESHOLD_SEED = 2013, 3003
 RENOISED = 512  # pictures
 _MATCH = 6.0  # pixels within which a found hand is taken for a drawn one
 _KINDS = ("base", "look-alike", "character")
@@ -116,6 +116,8 @@ def _fingers(readings: list[Reading], truth: Examples) -> dict[str, Any]:
 def _feet(readings: list[Reading], truth: Examples) -> dict[str, Any]:
     table = np.zeros((len(FEET_CLASSES),) * 2, int)
     for reading, label in zip(readings, truth.feet, strict=True):
+        if label == IGNORE:
+            continue
         table[label, FEET_CLASSES.index(reading.feet)] += 1
     two = FEET_CLASSES.index("2")
     wrong = np.delete(table[1:], two - 1, 0)  # full-body pictures only

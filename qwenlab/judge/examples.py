@@ -21,6 +21,7 @@ from qwenlab.world.render import PALM, REACH
 from qwenlab.world.styles import STYLE_OF
 
 IGNORE = -1
+FOOT_SHOWN = 80  # pixels that a third foot must change, lest it count as hidden; a whole one covers about 190
 NONE = HAND_CLASSES.index("none")
 _SAMPLE_PARTS = ("hair_style", "hair_color", "clothes", "style")
 _RIGHT, _LEFT = 0, 1
@@ -34,7 +35,7 @@ class Examples:
     attributes: np.ndarray  # (N, 12) int64, positions in CLASSES[name]; IGNORE where the picture does not show it
     identity: np.ndarray  # (N,) int64, 1 for the character in its style
     kind: np.ndarray  # (N,) int64: 0 base, 1 look-alike, 2 character
-    feet: np.ndarray  # (N,) int64, positions in FEET_CLASSES
+    feet: np.ndarray  # (N,) int64, positions in FEET_CLASSES; IGNORE where a third foot is hidden
     hands: np.ndarray  # (N, 2, 3) float32: x, y in pixels, position in HAND_CLASSES or IGNORE
 
     def __len__(self) -> int:
@@ -79,7 +80,7 @@ def draw_example(seed: int, split: str, index: int) -> dict[str, np.ndarray | in
         "attributes": attribute_labels(scene),
         "identity": int(kind == 2),
         "kind": kind,
-        "feet": feet_label(scene, anatomy),
+        "feet": IGNORE if third_foot_hidden(scene, anatomy, picture) else feet_label(scene, anatomy),
         "hands": np.array([hand_label(scene, picture, plain, i) for i in (_RIGHT, _LEFT)], np.float32),
     }
 
@@ -99,6 +100,15 @@ def feet_label(scene: world.Scene, anatomy: world.Anatomy) -> int:
     if scene.framing != "全身":
         return FEET_CLASSES.index("0")
     return FEET_CLASSES.index({"normal": "2", "missing": "1", "third": "3", "fused": "ill-formed"}[anatomy.feet])
+
+
+def third_foot_hidden(scene: world.Scene, anatomy: world.Anatomy, picture: world.Picture) -> bool:
+    """Whether a third foot lies behind the others, as it can when they are seen from the side."""
+    if anatomy.feet != "third" or scene.framing != "全身":
+        return False
+    without = world.render(scene, SIZE, replace(anatomy, feet="normal")).image
+    changed = np.abs(without.astype(int) - picture.image).max(-1) > 24
+    return int(changed.sum()) < FOOT_SHOWN
 
 
 def hand_label(scene: world.Scene, picture: world.Picture, plain: world.Picture, i: int) -> tuple[float, float, int]:

@@ -67,7 +67,10 @@ class Reading:
 
 
 class Judge:
-    """The networks and what is known of their errors (`calibration`: threshold of identity, sensitivities)."""
+    """The networks and what is known of their errors (`calibration`: threshold of identity, sensitivities).
+
+    Each picture is read as it is and mirrored, each hand in eight orientations: neither changes what there is to read.
+    """
 
     def __init__(self, pictures: PictureNet, hands: HandNet, calibration: dict) -> None:
         self.pictures, self.hand_net, self.calibration = pictures, hands, calibration
@@ -85,9 +88,11 @@ class Judge:
     @torch.inference_mode()
     def _read(self, images: list[np.ndarray]) -> list[Reading]:
         pictures = torch.stack([_resized(image) for image in images])  # (B, 3, 128, 128)
-        outputs = self.pictures(pictures)
+        outputs, mirrored = self.pictures(pictures), self.pictures(pictures.flip(3))
         which, centers = find_hands(outputs.pop("hand_map"))
-        hands = self.hand_net(cut_crops(pictures, which, centers)).softmax(1) if len(which) else torch.empty(0, 7)
+        del mirrored["hand_map"]
+        outputs = {name: (logits + mirrored[name]) / 2 for name, logits in outputs.items()}
+        hands = _fingers(self.hand_net, cut_crops(pictures, which, centers)) if len(which) else torch.empty(0, 7)
         identity = outputs.pop("identity").sigmoid().tolist()
         feet = outputs.pop("feet_count").softmax(1)
         chances = {name: logits.softmax(1) for name, logits in outputs.items()}
@@ -109,6 +114,13 @@ class Judge:
                         identity[i] >= threshold)
             )  # fmt: skip
         return readings
+
+
+def _fingers(network: HandNet, crops: Tensor) -> Tensor:
+    """Probabilities (N, 7) of crops (N, 3, 40, 40), a mean over the eight orientations of a square."""
+    both = (crops, crops.transpose(2, 3))
+    turned = [c.flip(axes) for c in both for axes in ((), (2,), (3,), (2, 3))]
+    return torch.stack([network(c).softmax(1) for c in turned]).mean(0)
 
 
 def _attributes(chances: dict[str, Tensor]) -> tuple[dict[str, str], dict[str, float]]:
