@@ -21,7 +21,7 @@ from qwenlab.judge.networks import CLASSES, FEET_CLASSES, HAND_CLASSES
 from qwenlab.judge.reading import CALIBRATION, WEIGHTS, Judge, Reading, load_judge
 from qwenlab.judge.round_trip import load_vae, renoise, round_trip
 
-HELD_OUT_SEED, THRESHOLD_SEED = 2013, 3003
+HELD_OUT_SEED, THRESHOLD_SEED = 2014, 3003
 RENOISED = 512  # pictures
 _MATCH = 6.0  # pixels within which a found hand is taken for a drawn one
 _KINDS = ("base", "look-alike", "character")
