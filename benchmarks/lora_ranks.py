@@ -146,7 +146,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "lora_ranks.json")
     options = parser.parse_args()
     config = replace(
-        read_config(REPOSITORY / "configs" / "micro_lora.yaml"), max_train_steps=options.steps, preview_every_n_steps=0
+        read_config(REPOSITORY / "configs" / "micro_lora.yaml"), max_train_steps=options.steps,
+        preview_every_n_steps=0, apply_to=["attention+mlp"],
     )
     bench = Bench(options.model, config, options.work)
     rates = {}
