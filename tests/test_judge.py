@@ -14,7 +14,7 @@ from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY, check_stamp
 from qwenlab.judge import corrected_rate, hand_right_rate, load_judge, rate
 from qwenlab.judge.calibrate import identity_threshold, match_hands, measure
-from qwenlab.judge.examples import IGNORE, NONE, Examples, draw_examples, draw_scene, hand_label
+from qwenlab.judge.examples import IGNORE, NONE, Examples, draw_examples, draw_scene, hand_label, third_foot_hidden
 from qwenlab.judge.networks import CLASSES, CROP, HAND_CLASSES, PictureNet, cut_crops, find_hands
 from qwenlab.judge.reading import HandReading, Reading
 from qwenlab.judge.train import Recipe, focal_loss, map_targets, train_hands, train_pictures
@@ -61,6 +61,14 @@ def test_hand_labels_follow_the_drawing():
     mitten = replace(scene, hands="连指手套")
     picture = world.render(mitten, 128)
     assert hand_label(mitten, picture, picture, 0)[2] == NONE
+
+
+def test_a_third_foot_counts_only_where_it_shows():
+    third = world.Anatomy(feet="third")
+    for view, hidden in (("正面", False), ("侧面", True)):
+        scene = replace(_scene(), view=view, framing="全身", action="张开双臂")
+        assert third_foot_hidden(scene, third, world.render(scene, 128, third)) is hidden
+    assert not third_foot_hidden(scene, world.Anatomy(), world.render(scene, 128))
 
 
 def test_a_hand_outside_or_over_skin_is_not_counted():

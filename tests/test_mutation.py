@@ -1,11 +1,13 @@
-"""Breaking a central function makes a notebook fail: the mechanism."""
+"""Breaking a central function makes a notebook fail: the mechanism, and the stored run of all mutants."""
 
 import importlib
+import json
 
+import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from benchmarks.mutate import MUTANTS, Mutant, survives
+from benchmarks.mutate import MUTANTS, NOTEBOOK, RESULTS, Mutant, code_hash, survives
 
 VELOCITY_SIGN = Mutant("qwenlab.flow:velocity", "lambda f: lambda x0, noise: -f(x0, noise)")
 
@@ -40,3 +42,11 @@ def test_every_mutant_has_a_target(name):
     module, function = MUTANTS[name].target.split(":")
     original = getattr(importlib.import_module(module), function)
     assert callable(eval(MUTANTS[name].wrap)(original))
+
+
+def test_stored_run_killed_every_mutant_of_the_present_notebook():
+    stored = json.loads(RESULTS.read_text(encoding="utf-8"))
+    survived = {name: outcome["survived"] for name, outcome in stored["mutants"].items()}
+    assert survived == dict.fromkeys(MUTANTS, False)
+    present = code_hash(nbformat.read(NOTEBOOK, as_version=4))
+    assert stored["made_with"]["config"]["code_sha256"] == present, "run again: python benchmarks/mutate.py"
