@@ -18,9 +18,9 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_lora.yaml")), ids=lambda path: path.stem)
-def test_shipped_configurations_are_valid(path):
-    assert read_config(path).apply_to == ["attention+mlp"]
+def test_shipped_configurations_are_valid_and_train_these_layers():
+    layers = {path.stem: read_config(path).apply_to for path in CONFIGS.glob("*_lora.yaml")}
+    assert layers == {"micro_lora": ["attention+mlp", "modulation"], "qwen_image_lora": ["attention+mlp"]}
 
 
 def test_sections_only_group_keys(tmp_path):
