@@ -8,7 +8,7 @@ from itertools import combinations
 
 from qwenlab.captions.finding import Edit, Finding
 from qwenlab.captions.template import Caption, Part
-from qwenlab.captions.words import CLOTHES, COLOUR, HAIR
+from qwenlab.captions.words import CLOTHES, COLOUR, HAIR, WORN
 
 # One wording of a tag -> others, all without particles.
 _WORDINGS = {
@@ -120,7 +120,7 @@ def _says_again(earlier: Part, one: str, later: Part, other: str) -> tuple[Part,
     rest = long[: -len(short)]
     if _NEGATION.search(rest):
         return None  # 帽子 and 没戴帽子: a contradiction, not a repetition
-    described = HAIR.search(short) or CLOTHES.search(short)
+    described = HAIR.search(short) or CLOTHES.search(short) or WORN.search(short)
     return (part, False) if described or re.fullmatch(COLOUR, rest) else None
 
 

@@ -137,6 +137,10 @@ CLOTHES = re.compile(
     r"|夹克|马甲|背心|T恤|t恤|毛衫|开衫|斗篷|披风|铠甲|盔甲|战甲|僧袍|蓑衣|肚兜|泳装|比基尼|婚纱|晚礼服|礼服|连体衣|背带裤|牛仔裤"
     r"|中山装|水手服|套装|洋装|围裙|军大衣|袈裟|藏袍|蒙古袍)$"
 )
+#: A tag about something else that is worn, and of which a character wears one.
+WORN = re.compile(
+    r"(?:眼镜|墨镜|护目镜|口罩|面具|面纱|头盔|头巾|头饰|草帽|贝雷帽|发带|发箍|发簪|围巾|手套|领带|领结|腰带|项链|耳环|耳机)$"
+)
 #: A tag about something held or carried.
 PROP = re.compile(
     r"^(?:双手|单手|左手|右手|手里|手上|手中)?(?:手?[持拿握捧提举拎]着?|抱着?|撑着?|端着?|背着(?!手)|叼着|扛着|托着|夹着|拄着)(?!起?[双单两]?[手臂])."
