@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLQwenImage
 from safetensors.torch import load_file
 
 from qwenlab.errors import QwenlabError
@@ -76,10 +77,7 @@ def test_stopped_stages_resume_with_the_same_bits(recipe: Path, unbroken: Path, 
     for stage, stops in (("vae", ("2", "5")), ("transformer", ("3",))):
         for stop in stops:
             assert (
-                pretrain.main(
-                    arguments(recipe, tmp_path, "--stage", stage, "--stop-at", stop, "--threads", "1")
-                )
-                == 0
+                pretrain.main(arguments(recipe, tmp_path, "--stage", stage, "--stop-at", stop, "--threads", "1")) == 0
             )
             assert not (tmp_path / ("vae" if stage == "vae" else "pipeline")).exists()
         assert pretrain.main(arguments(recipe, tmp_path, "--stage", stage, "--threads", "1")) == 0
@@ -112,6 +110,22 @@ def test_warm_start_begins_with_the_given_weights(recipe: Path, unbroken: Path, 
     name = "transformer_blocks.0.attn.to_q.weight"
     moved = (state[f"model/transformer.{name}"] - start[name].float()).abs()
     assert 0 < moved.max() < 0.1  # one step away from the old weights; a fresh start lies far from them
+
+
+def test_decoder_only_leaves_encoder_and_statistics_alone(recipe: Path, unbroken: Path, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "decoder.yaml"
+    file.write_text(
+        recipe.read_text(encoding="utf-8").replace("vae: {", "vae: {decoder_only: true, "), encoding="utf-8"
+    )
+    command = arguments(file, tmp_path / "out", "--stage", "vae")
+    assert pretrain.main(command) == 2
+    assert "--warm-start" in capsys.readouterr().err
+    assert pretrain.main([*command, "--warm-start", str(unbroken / "vae")]) == 0
+    before, after = (AutoencoderKLQwenImage.from_pretrained(folder / "vae") for folder in (unbroken, tmp_path / "out"))
+    changed = {key for key, value in before.state_dict().items() if not torch.equal(value, after.state_dict()[key])}
+    assert changed and all(key.startswith(("decoder.", "post_quant_conv.")) for key in changed)
+    assert after.config.latents_mean == before.config.latents_mean
+    assert after.config.latents_std == before.config.latents_std
 
 
 def test_mistakes_are_one_line(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

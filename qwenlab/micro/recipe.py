@@ -25,14 +25,13 @@ class VaeRecipe:
     refresh_every: int = 250  # steps between two renewals of a part of the pool
     refresh: int = 250  # pictures renewed each time
     open_hands: float = 0.5  # share of pictures that show fingers: far more than the transformer will see
-    wrong_anatomy: float = (
-        0.15  # share of those with a wrong number of fingers or feet, so that judges can see them
-    )
+    wrong_anatomy: float = 0.15  # share of those with a wrong number of fingers or feet, so that judges can see them
     learning_rate: float = 2e-3
     warmup: int = 100
     square_weight: float = 2.0  # weight of the squared error of pixels
     edge_weight: float = 0.5  # weight of the L1 distance between picture gradients
     kl_weight: float = 1e-4  # of the mean KL divergence per latent value: about 1% of the reconstruction loss
+    decoder_only: bool = False  # train on the latents that a warm start's encoder gives: its transformer stays valid
     clip: float = 1.0
     statistics: int = 1024  # pictures over which latents_mean and latents_std are measured
     checkpoint_every: int = 250

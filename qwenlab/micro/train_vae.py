@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage
 from torch import Tensor
 
+from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_json
 from qwenlab.flow import derived_generator
 from qwenlab.micro.checkpoint import Log, load_checkpoint, save_checkpoint
@@ -44,9 +45,7 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def vae_loss(
-    vae: AutoencoderKLQwenImage, x: Tensor, noise: Tensor, recipe: VaeRecipe
-) -> tuple[Tensor, Tensor]:
+def vae_loss(vae: AutoencoderKLQwenImage, x: Tensor, noise: Tensor, recipe: VaeRecipe) -> tuple[Tensor, Tensor]:
     """Training loss of one batch and its mean absolute error, both scalars.
 
     L1 and squared error on pixels (the latter will not give up a small thing of strong contrast, as a finger or the
@@ -54,7 +53,8 @@ def vae_loss(
     (Kingma and Welling, arXiv 1312.6114), which keeps latents bounded and the decoder tolerant of small errors.
     x (B, 3, 1, H, W), noise (B, C, 1, H/8, W/8).
     """
-    mean, logvar = vae._encode(x).float().chunk(2, dim=1)
+    with torch.set_grad_enabled(not recipe.decoder_only):
+        mean, logvar = vae._encode(x).float().chunk(2, dim=1)
     logvar = logvar.clamp(-30, 20)
     z = mean + torch.exp(0.5 * logvar) * noise
     out = vae.decoder(vae.post_quant_conv(z)).float()
@@ -69,10 +69,12 @@ def vae_loss(
 
 
 def parameter_groups(vae: AutoencoderKLQwenImage) -> list[dict[str, object]]:
-    """Kernels of the hidden layers for Muon; first and last kernels, norms and biases for AdamW."""
+    """Of what is trained, kernels of the hidden layers for Muon; first and last kernels, norms and biases for AdamW."""
     edges = ("encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out", "quant_conv")
     hidden, rest = [], []
     for name, p in vae.named_parameters():
+        if not p.requires_grad:
+            continue
         is_kernel = p.ndim >= 4 and len(p) > 1 and name.endswith("weight") and "time_conv" not in name
         (hidden if is_kernel and not any(e in name for e in edges) else rest).append(p)
     return [{"params": hidden, "muon": True}, {"params": rest, "muon": False}]
@@ -104,11 +106,7 @@ def latent_statistics(vae: AutoencoderKLQwenImage, images: np.ndarray) -> tuple[
     """Mean and standard deviation of each latent channel (posterior means) over pictures (N, H, W, 3) uint8."""
     total, squares, count = 0.0, 0.0, 0
     for start in range(0, len(images), STATISTICS_BATCH):
-        z = (
-            vae.encode(to_tensor(images[start : start + STATISTICS_BATCH], vae.device))
-            .latent_dist.mode()
-            .double()
-        )
+        z = vae.encode(to_tensor(images[start : start + STATISTICS_BATCH], vae.device)).latent_dist.mode().double()
         total = total + z.sum(dim=(0, 2, 3, 4))  # (C,)
         squares = squares + z.square().sum(dim=(0, 2, 3, 4))
         count += z.numel() // z.shape[1]
@@ -135,9 +133,15 @@ def train_vae(
     options = recipe.vae
     vae = build_vae(recipe.seed, **recipe.vae_config)
     if warm_start is not None:
-        vae.load_state_dict(
-            AutoencoderKLQwenImage.from_pretrained(warm_start, dtype=torch.float32).state_dict()
-        )
+        start = AutoencoderKLQwenImage.from_pretrained(warm_start, dtype=torch.float32)
+        vae.load_state_dict(start.state_dict())
+        vae.register_to_config(latents_mean=start.config.latents_mean, latents_std=start.config.latents_std)
+    if options.decoder_only:
+        if warm_start is None:
+            raise QwenlabError("decoder_only trains on the latents of a finished VAE: add --warm-start FOLDER")
+        vae.requires_grad_(False)
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
     vae.to(device)
     optimizer = Muon(parameter_groups(vae), lr=options.learning_rate)
     described = {"seed": recipe.seed, "vae_config": recipe.vae_config} | dataclasses.asdict(options)
@@ -155,9 +159,7 @@ def train_vae(
     end = min(options.steps, stop_at or options.steps)
     while step < end:
         pool.at_step(step)
-        crops = pool.crops(
-            derived_rng(recipe.seed, "crops", step), options.batch, options.crop, options.focus
-        )
+        crops = pool.crops(derived_rng(recipe.seed, "crops", step), options.batch, options.crop, options.focus)
         noise = torch.randn(
             (options.batch, vae.config.z_dim, 1, cells, cells),
             generator=derived_generator(recipe.seed, "vae", step),
@@ -168,7 +170,7 @@ def train_vae(
         with autocast(device):
             loss, l1 = vae_loss(vae, to_tensor(crops, device), noise, options)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(vae.parameters(), options.clip)
+        norm = torch.nn.utils.clip_grad_norm_((p for p in vae.parameters() if p.requires_grad), options.clip)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
@@ -204,11 +206,11 @@ def train_vae(
         Draw(recipe.seed, "vae-statistics", options.size, "train", recipe.transformer.open_hands),
         range(options.statistics),
     )
-    mean, std = latent_statistics(vae, pictures)
+    mean, std = vae.config.latents_mean, vae.config.latents_std
+    if not options.decoder_only:
+        mean, std = latent_statistics(vae, pictures)
     vae.register_to_config(latents_mean=mean, latents_std=std)
-    restored = np.concatenate(
-        [reconstruct(vae, pictures[i : i + 32]) for i in range(0, min(256, len(pictures)), 32)]
-    )
+    restored = np.concatenate([reconstruct(vae, pictures[i : i + 32]) for i in range(0, min(256, len(pictures)), 32)])
     atomic_write_json(
         out / "vae.json",
         {
