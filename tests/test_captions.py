@@ -518,11 +518,11 @@ def test_fix_writes_a_new_file_and_leaves_the_original(tmp_path):
     assert list(out.parent.iterdir()) == [out]  # no temporary file is left
 
 
-def test_plain_text_keeps_its_line_ends(tmp_path):
+def test_plain_text_keeps_its_line_ends_and_its_byte_order_mark(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_bytes("1女孩，长发\r\n\r\n1猫, 打盹".encode())
+    path.write_bytes("\ufeff1女孩，长发\r\n\r\n1猫, 打盹".encode())
     fix_file(path, tmp_path / "b.txt")
-    assert (tmp_path / "b.txt").read_bytes() == "1女孩, 长发\r\n\r\n1猫, 打盹".encode()
+    assert (tmp_path / "b.txt").read_bytes() == "\ufeff1女孩, 长发\r\n\r\n1猫, 打盹".encode()
 
 
 runner = CliRunner()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json.decoder import scanstring
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 from qwenlab.captions.finding import Finding
 from qwenlab.captions.sets import SetReport, fix_set, lint_set
 from qwenlab.errors import QwenlabError
-from qwenlab.files import atomic_write_text
+from qwenlab.files import atomic_write_bytes
 
 _SHOWN = 80  # characters of a suggestion that are printed
 
@@ -47,7 +49,7 @@ class CaptionLine:
         if text == self.text:
             return self.raw
         literal = self.raw[self.start : self.end]
-        new = json.dumps(text, ensure_ascii=literal.isascii()) if self.quoted else text
+        new = json.dumps(text, ensure_ascii="\\u" in literal) if self.quoted else text
         return self.raw[: self.start] + new + self.raw[self.end :]
 
 
@@ -67,36 +69,60 @@ def read_captions(path: str | Path) -> list[CaptionLine]:
     Raises QwenlabError, naming file, line and remedy, for a file that is missing, of another kind, not UTF-8 or without
     captions, and for a line that is not JSON or has no "text".
     """
-    path = Path(path)
+    return _read(Path(path))[1]
+
+
+def parse_captions(data: bytes, path: str | Path, *, allow_empty: bool = False) -> list[CaptionLine]:
+    """`read_captions` for the bytes of a file that was read already; `path` gives its kind and its name in messages.
+
+    allow_empty: in a JSON line "text" may be empty, for a caption that is still to be written.
+    """
+    jsonl = Path(path).suffix.lower() == ".jsonl"
+    captions = []
+    for number, raw in enumerate(_lines(data, path), 1):
+        if not raw.strip():
+            continue
+        where = f"{path}, line {number}"
+        caption = _json_line(raw, number, where, allow_empty) if jsonl else _text_line(raw, number)
+        if any("\ud800" <= character <= "\udfff" for character in caption.text):
+            raise QwenlabError(f"{where}: half of a surrogate pair, no character; write the caption again")
+        captions.append(caption)
+    return captions
+
+
+def replace_captions(data: bytes, captions: Sequence[CaptionLine], texts: Sequence[str]) -> bytes:
+    """The bytes of a file with `texts` in place of `captions`; all else stays, byte for byte."""
+    mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
+    lines = data.decode("utf-8-sig").split("\n")
+    for caption, text in zip(captions, texts, strict=True):
+        lines[caption.number - 1] = caption.rewritten(text)
+    return mark + "\n".join(lines).encode()
+
+
+def _read(path: Path) -> tuple[bytes, list[CaptionLine]]:
     if path.suffix.lower() not in (".jsonl", ".txt"):
         raise QwenlabError(
             f"{path}: unknown kind of file {path.suffix!r}; give captions.jsonl, or .txt with a caption a line"
         )
-    captions = []
-    for number, raw in enumerate(_lines(path), 1):
-        if not raw.strip():
-            continue
-        where = f"{path}, line {number}"
-        caption = _json_line(raw, number, where) if path.suffix.lower() == ".jsonl" else _text_line(raw, number)
-        if any("\ud800" <= character <= "\udfff" for character in caption.text):
-            raise QwenlabError(f"{where}: half of a surrogate pair, no character; write the caption again")
-        captions.append(caption)
-    if not captions:
-        raise QwenlabError(f"{path}: holds no caption; write one a line")
-    return captions
-
-
-def _lines(path: Path) -> list[str]:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise QwenlabError(f"{path}: {what}; give captions.jsonl, or .txt with a caption a line")
     try:
-        return path.read_bytes().decode("utf-8-sig").split("\n")
+        data = path.read_bytes()
+    except OSError as error:
+        raise QwenlabError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    captions = parse_captions(data, path)
+    if not captions:
+        raise QwenlabError(f"{path}: holds no caption; write one a line")
+    return data, captions
+
+
+def _lines(data: bytes, path: str | Path) -> list[str]:
+    try:
+        return data.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise QwenlabError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
-    except OSError as error:
-        raise QwenlabError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
 def _text_line(raw: str, number: int) -> CaptionLine:
@@ -105,16 +131,17 @@ def _text_line(raw: str, number: int) -> CaptionLine:
     return CaptionLine(number, text, raw, start, start + len(text))
 
 
-def _json_line(raw: str, number: int, where: str) -> CaptionLine:
+def _json_line(raw: str, number: int, where: str, allow_empty: bool) -> CaptionLine:
     example = '{"file_name": "a.png", "text": "..."}'
     try:
         record = json.loads(raw)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", type(error).__name__)
         raise QwenlabError(f"{where}: not JSON ({reason}); write {example}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str) or not record["text"].strip():
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str) or not (allow_empty or text.strip()):
         raise QwenlabError(f'{where}: needs "text" with a caption that is not empty; write {example}')
-    return CaptionLine(number, record["text"], raw, *_literal(raw))
+    return CaptionLine(number, text, raw, *_literal(raw))
 
 
 def _literal(raw: str) -> tuple[int, int]:
@@ -176,13 +203,10 @@ def fix_file(path: str | Path, out: str | Path) -> FileReport:
         raise QwenlabError(f"--fix {out}: exists already and is not overwritten; give a new name")
     if out.suffix.lower() != path.suffix.lower():
         raise QwenlabError(f"--fix {out}: not of the same kind as {path.name}; end the name in {path.suffix}")
-    captions = read_captions(path)
+    data, captions = _read(path)
     texts, mended = fix_set(caption.text for caption in captions)
-    lines = _lines(path)
-    for caption, text in zip(captions, texts, strict=True):
-        lines[caption.number - 1] = caption.rewritten(text)
     try:
-        atomic_write_text(out, "\n".join(lines))
+        atomic_write_bytes(out, replace_captions(data, captions, texts))
     except OSError as error:
         raise QwenlabError(
             f"--fix {out}: cannot be written ({error.strerror}); give a file in another folder"
