@@ -21,7 +21,7 @@ import numpy as np
 from qwenlab import world
 from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
 from qwenlab.generate import generate
-from qwenlab.judge import Judge, Reading, attribute_rate, foot_right_rate, hand_right_rate, load_judge
+from qwenlab.judge import Judge, Reading, attribute_rates, foot_right_rate, hand_right_rate, load_judge
 from qwenlab.pipeline import load_pipeline
 
 OPEN_HANDS = 0.5  # share of the prompts that ask for open fingers
@@ -33,23 +33,6 @@ def held_out_scenes(count: int, seed: int) -> list[world.Scene]:
     """`count` scenes of held-out combinations."""
     rng = np.random.default_rng(seed)
     return [world.sample_scene(rng, split="test", open_hands=OPEN_HANDS) for _ in range(count)]
-
-
-def attribute_rates(readings: list[Reading], scenes: list[world.Scene]) -> dict[str, dict[str, Any]]:
-    """Rate and chance of every attribute; a prompt that leaves an attribute open or hidden does not count."""
-    result = {}
-    for name in world.ATTRIBUTES:
-        pairs = [
-            (reading, getattr(scene, name))
-            for reading, scene in zip(readings, scenes, strict=True)
-            if not (name == "feet" and scene.framing != "全身") and not (name == "hands" and scene.action == "背着手")
-        ]
-        shown = [(reading.attributes[name], value) for reading, value in pairs if name in reading.attributes]
-        read, wanted = (Counter(values) for values in zip(*shown, strict=True))
-        chance = sum(read[value] * wanted[value] for value in wanted) / len(shown) ** 2
-        found = attribute_rate([reading for reading, _ in pairs], [value for _, value in pairs], name)
-        result[name] = asdict(found) | {"chance": round(chance, 4)}
-    return result
 
 
 def anatomy_rates(readings: list[Reading], judge: Judge) -> dict[str, Any]:

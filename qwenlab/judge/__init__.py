@@ -7,15 +7,17 @@ rates with confidence intervals. The judge is an evaluator: no training loss may
 from qwenlab.judge.rates import (
     Rate,
     attribute_rate,
+    attribute_rates,
     corrected_rate,
     foot_right_rate,
     hand_right_rate,
     identity_rate,
     rate,
+    wanted,
 )
 from qwenlab.judge.reading import HandReading, Judge, Reading, load_judge
 
 __all__ = [
-    "HandReading", "Judge", "Rate", "Reading", "attribute_rate", "corrected_rate", "foot_right_rate", "hand_right_rate",
-    "identity_rate", "load_judge", "rate",
+    "HandReading", "Judge", "Rate", "Reading", "attribute_rate", "attribute_rates", "corrected_rate", "foot_right_rate",
+    "hand_right_rate", "identity_rate", "load_judge", "rate", "wanted",
 ]  # fmt: skip

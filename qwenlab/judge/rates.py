@@ -9,11 +9,14 @@ specificity from their Jeffreys posteriors, as both were estimated from samples.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from qwenlab import world
 from qwenlab.judge.reading import Judge, Reading
 
 _Z = 1.959963984540054  # 97.5% point of the normal distribution
@@ -113,3 +116,30 @@ def attribute_rate(readings: Sequence[Reading], wanted: Sequence[str], name: str
     """
     pairs = [(r.attributes[name], value) for r, value in zip(readings, wanted, strict=True) if name in r.attributes]
     return rate(sum(read == value for read, value in pairs), len(pairs))
+
+
+def wanted(scene: world.Scene) -> dict[str, str]:
+    """The attributes that a picture of the scene shows: no feet in a half figure, no hands behind the back."""
+    hidden = {"feet"} if scene.framing != "全身" else set()
+    hidden |= {"hands"} if scene.action == "背着手" else set()
+    return {name: getattr(scene, name) for name in world.ATTRIBUTES if name not in hidden}
+
+
+def attribute_rates(readings: Sequence[Reading], scenes: Sequence[world.Scene]) -> dict[str, dict[str, Any]]:
+    """Rate and chance of every attribute that is wanted somewhere and shown: the fields of `Rate`, and "chance".
+
+    chance: the rate at which a picture fits the prompt of another picture, were they paired at random.
+    """
+    result = {}
+    for name in world.ATTRIBUTES:
+        pairs = [
+            (reading.attributes[name], wanted(scene)[name])
+            for reading, scene in zip(readings, scenes, strict=True)
+            if name in reading.attributes and name in wanted(scene)
+        ]
+        if not pairs:
+            continue
+        read, asked = (Counter(values) for values in zip(*pairs, strict=True))
+        chance = sum(read[value] * asked[value] for value in asked) / len(pairs) ** 2
+        result[name] = asdict(rate(sum(a == b for a, b in pairs), len(pairs))) | {"chance": round(chance, 4)}
+    return result
