@@ -134,12 +134,19 @@ def can_flip(text: str) -> bool:
 
 
 def flip(image: Image.Image, text: str) -> tuple[Image.Image, str]:
-    """The mirror image and its caption, with 左 and 右, left and right exchanged; 左右 ("about") stays.
+    """The mirror image and its caption, `flip_text`. Ask `can_flip` first.
 
-    Ask `can_flip` first. Right only for a character that is itself symmetric: one with a patch over the left eye
-    becomes another character. "right" in the sense of "correct" is exchanged, too.
+    Right only for a character that is itself symmetric: one with a patch over the left eye becomes another character.
     """
-    return ImageOps.mirror(image), _SIDE.sub(_other_side, text)
+    return ImageOps.mirror(image), flip_text(text)
+
+
+def flip_text(text: str) -> str:
+    """The caption of the mirror image: 左 and 右, left and right exchanged; 左右 ("about") stays.
+
+    "right" in the sense of "correct" is exchanged, too.
+    """
+    return _SIDE.sub(_other_side, text)
 
 
 def _other_side(match: re.Match) -> str:

@@ -24,16 +24,25 @@ CHOICES = {
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
     "mixed_precision": ("fp32", "bf16"),
     "optimizer": ("adamw", "adamw_8bit"),
+    "resize_mode": ("letterbox", "buckets"),
     "timestep_sampling": ("uniform", "logit_normal", "shifted"),
 }
 POSITIVE = (
     "resolution", "batch_size_per_gpu", "gradient_accumulation_steps", "max_train_steps", "learning_rate",
-    "max_grad_norm", "rank", "alpha",
+    "max_grad_norm", "rank", "alpha", "caption_orders",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed"
+    "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed",
+    "validate_every_n_steps",
 )  # fmt: skip
-SHARES = ("dropout", "caption_dropout")
+SHARES = ("dropout", "caption_dropout", "validation_share")
+# Settings that do not change the weights.
+WITHOUT_EFFECT = (
+    "output_dir", "save_every_n_steps", "preview_prompts", "preview_every_n_steps", "preview_steps", "cache_dir",
+    "free_text_encoder", "validate_every_n_steps",
+)  # fmt: skip
+# Settings that came later: they count in the hash when they are set, so that older files keep theirs.
+LATER = ("resize_mode", "random_flip", "caption_orders", "validation_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +51,20 @@ class TrainConfig:
 
     # model
     base: str = "micro"  # what load_pipeline takes: "micro", a folder, "Qwen/Qwen-Image"
-    resolution: int = 128  # side in pixels; pictures are letterboxed to a square
+    resolution: int = 128  # side in pixels of a square picture; see resize_mode for others
     # data
     dataset: str = "data_sample"  # folder with images/ and captions.jsonl
     output_dir: str = "runs/lora"
     trigger: str = ""  # the caption tag that stands for the character; recorded in the file, not used
-    caption_dropout: float = (
-        0.1  # share of samples that see the negative prompt instead: keeps guidance working
-    )
+    caption_dropout: float = 0.1  # share of samples that see the negative prompt instead: keeps guidance working
+    # "letterbox": every picture a square, the rest black; "buckets": each cut to the nearest shape of at most
+    # resolution x resolution pixels (qwenlab.buckets), and no batch mixes shapes
+    resize_mode: str = "letterbox"
+    random_flip: bool = False  # mirror images too, left and right exchanged in their captions; not with writing in them
+    caption_orders: int = 1  # orders of a caption's tags, the first tag in front; 1: as written
+    validation_share: float = 0.0  # of the pictures, held out by groups of near duplicates; see validate_every_n_steps
+    cache_dir: str = ""  # folder that several runs may share; empty: cache/ in output_dir
+    free_text_encoder: bool = False  # give its memory back once captions and preview prompts are encoded
     # training
     batch_size_per_gpu: int = 1
     gradient_accumulation_steps: int = 1
@@ -64,6 +79,7 @@ class TrainConfig:
     mixed_precision: str = "fp32"
     gradient_checkpointing: bool = False
     save_every_n_steps: int = 0
+    validate_every_n_steps: int = 0  # held-out flow loss; with a validation_share also before and after training
     seed: int = 0
     # lora
     rank: int = 8
@@ -92,27 +108,22 @@ class TrainConfig:
                 if item not in choices:
                     raise QwenlabError(f"{name}: {item!r} is not {_one_of(choices)}{_nearest(item, choices)}")
         if self.resolution % 16:
-            raise QwenlabError(
-                f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)"
-            )
+            raise QwenlabError(f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)")
         if self.preview_every_n_steps and not self.preview_prompts:
             raise QwenlabError("preview_every_n_steps: needs preview_prompts, a list of captions to draw")
+        if self.validate_every_n_steps and not self.validation_share:
+            raise QwenlabError("validate_every_n_steps: needs validation_share, the share of pictures to hold out")
         if self.warmup_steps >= self.max_train_steps:
             raise QwenlabError(
-                f"warmup_steps: {self.warmup_steps} must be less than max_train_steps "
-                f"({self.max_train_steps})"
+                f"warmup_steps: {self.warmup_steps} must be less than max_train_steps ({self.max_train_steps})"
             )
 
     def hash(self) -> str:
         """Sixteen hex digits of every setting that can change the weights."""
-        ignored = (
-            "output_dir",
-            "save_every_n_steps",
-            "preview_prompts",
-            "preview_every_n_steps",
-            "preview_steps",
-        )
-        settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in ignored}
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in WITHOUT_EFFECT}
+        for key in LATER:
+            if settings[key] == getattr(TrainConfig, key):
+                del settings[key]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -166,9 +177,7 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
             return items
     elif wanted is float:
         try:  # YAML 1.1 reads 8e-6, without a dot, as a text
-            number = (
-                float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-            )
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
         except ValueError:
             number = None
         if number is not None and abs(number) < float("inf"):

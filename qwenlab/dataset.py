@@ -1,29 +1,30 @@
-"""A folder of pictures and captions, checked, and the cached latents and text embeddings made of it.
+"""A folder of pictures and captions, checked and split, and the encoding of one picture and one caption.
 
     my_dataset/
         images/img_001.png ...
         captions.jsonl              {"file_name": "img_001.png", "text": "1女孩, ..."}   one line a picture
+
+`qwenlab.caches` keeps what is encoded here.
 
 B batch, C latent channels, h x w latent cells (8 pixels each), S text tokens, D text features.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from qwenlab.buckets import fit_to_bucket, split_by_group
 from qwenlab.errors import QwenlabError
-from qwenlab.files import atomic_write_bytes, sha256_file
 from qwenlab.images import IMAGE_SUFFIXES, fit_image, open_image
 
 if TYPE_CHECKING:
@@ -67,9 +68,7 @@ def read_dataset(folder: str | Path) -> Dataset:
     if not images.is_dir():
         raise QwenlabError(f"{images}: no such folder; put the pictures there")
     if not captions.is_file():
-        raise QwenlabError(
-            f'{captions}: no such file; write one line a picture: {{"file_name": ..., "text": ...}}'
-        )
+        raise QwenlabError(f'{captions}: no such file; write one line a picture: {{"file_name": ..., "text": ...}}')
     samples: dict[Path, Sample] = {}
     for number, line in enumerate(_lines(captions), start=1):
         if not line.strip():
@@ -77,14 +76,10 @@ def read_dataset(folder: str | Path) -> Dataset:
         sample = _read_caption(line, f"{captions}, line {number}", images, number)
         if sample.path in samples:
             first = samples[sample.path].line
-            raise QwenlabError(
-                f"{captions}, line {number}: {sample.path.name} has a caption on line {first} already"
-            )
+            raise QwenlabError(f"{captions}, line {number}: {sample.path.name} has a caption on line {first} already")
         samples[sample.path] = sample
     if not samples:
-        raise QwenlabError(
-            f'{captions}: holds no caption; write one line a picture: {{"file_name": ..., "text": ...}}'
-        )
+        raise QwenlabError(f'{captions}: holds no caption; write one line a picture: {{"file_name": ..., "text": ...}}')
     for sample in samples.values():
         open_image(sample.path)
     found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -108,9 +103,7 @@ def _read_caption(line: str, where: str, images: Path, number: int) -> Sample:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", type(error).__name__)
-        raise QwenlabError(
-            f'{where}: not JSON ({reason}); write {{"file_name": "a.png", "text": "..."}}'
-        ) from error
+        raise QwenlabError(f'{where}: not JSON ({reason}); write {{"file_name": "a.png", "text": "..."}}') from error
     for key in ("file_name", "text"):
         if not isinstance(record, dict) or not isinstance(record.get(key), str) or not record[key].strip():
             raise QwenlabError(f'{where}: needs "{key}" with a text that is not empty')
@@ -127,6 +120,43 @@ def _read_caption(line: str, where: str, images: Path, number: int) -> Sample:
     return Sample(path, record["text"].strip(), number)
 
 
+def split_dataset(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Training and validation pictures, about `share` of them for validation, each in the data set's order.
+
+    Near duplicates stay on one side, and the same pictures are held out in every run, whatever its seed. Raises
+    QwenlabError when the pictures do not differ enough to be split.
+    """
+    from qwenlab.dataset_check import near_duplicate_groups
+
+    groups = near_duplicate_groups([sample.path for sample in dataset.samples])
+    try:
+        sides = split_by_group(groups, share)
+    except QwenlabError as error:
+        raise QwenlabError(f"{dataset.folder}: validation_share cannot be met: {error}") from error
+    train, validation = (
+        Dataset(dataset.folder, tuple(dataset.samples[index] for index in side), dataset.warnings) for side in sides
+    )
+    return train, validation
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as the VAE gets it, `size` = (width, height) in pixels.
+
+    crop: scaled to cover the size and cut (`qwenlab.buckets.fit_to_bucket`); otherwise letterboxed on black.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    crop: bool = False
+    mirrored: bool = False
+
+    def image(self) -> Image.Image:
+        """Open and fit the picture; raises QwenlabError as `qwenlab.images.open_image` does."""
+        image = (fit_to_bucket if self.crop else fit_image)(open_image(self.path), self.size)
+        return ImageOps.mirror(image) if self.mirrored else image
+
+
 def image_tensor(image: Image.Image) -> Tensor:
     """RGB picture -> (3, H, W) float32 in [-1, 1], the range of the VAE."""
     array = np.asarray(image, dtype=np.float32) / 127.5 - 1.0  # (H, W, 3)
@@ -135,10 +165,13 @@ def image_tensor(image: Image.Image) -> Tensor:
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """The VAE's posterior for N pictures in the transformer's normalised units, both (N, C, h, w)."""
+    """The VAE's posterior for N pictures in the transformer's normalised units.
 
-    mean: Tensor
-    std: Tensor
+    Both (N, C, h, w) float32; pictures of several sizes, as in aspect buckets, are lists of N tensors (C, h_i, w_i).
+    """
+
+    mean: Tensor | list[Tensor]
+    std: Tensor | list[Tensor]
 
     def sample(self, index: int, generator: torch.Generator) -> Tensor:
         """A fresh draw (C, h, w) for picture `index`; a frozen one would be learnt as part of the picture."""
@@ -178,89 +211,3 @@ def pad_texts(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     padded = nn.utils.rnn.pad_sequence(list(texts), batch_first=True)
     mask = torch.arange(padded.shape[1])[None] < lengths[:, None]
     return padded, None if bool(mask.all()) else mask
-
-
-def cache_latents(
-    pipeline: QwenImagePipeline,
-    samples: Sequence[Sample],
-    resolution: int,
-    cache_file: str | Path | None = None,
-    on_item: Callable[[], None] = lambda: None,
-) -> LatentStatistics:
-    """Latent statistics of every sample's picture, letterboxed to `resolution` squared.
-
-    With `cache_file` (.safetensors) entries are read from there, missing ones computed and the file
-    rewritten. An entry's key is a hash of the image file, the resolution and the VAE: a changed picture is
-    computed anew. `on_item` is called after each picture, for a progress bar.
-    """
-    model = module_hash(pipeline.vae)
-    stored = _read_cache(cache_file)
-    entries: dict[str, Tensor] = {}
-    keys = []
-    for sample in samples:
-        key = _hash(sha256_file(sample.path), str(resolution), model)
-        keys.append(key)
-        if key not in entries:
-            if key in stored:
-                entries[key] = stored[key]
-            else:
-                image = fit_image(open_image(sample.path), (resolution, resolution))
-                entries[key] = torch.stack(encode_image(pipeline, image_tensor(image)))  # (2, C, h, w)
-        on_item()
-    _write_cache(cache_file, stored, entries)
-    both = torch.stack([entries[key] for key in keys])  # (N, 2, C, h, w)
-    return LatentStatistics(both[:, 0].contiguous(), both[:, 1].contiguous())
-
-
-def cache_texts(
-    pipeline: QwenImagePipeline,
-    texts: Sequence[str],
-    cache_file: str | Path | None = None,
-    on_item: Callable[[], None] = lambda: None,
-) -> list[Tensor]:
-    """Embeddings (S_i, D) of every text; the file works as in `cache_latents`, keyed by text and encoder."""
-    model = module_hash(pipeline.text_encoder)
-    stored = _read_cache(cache_file)
-    keys = [_hash(text, model) for text in texts]
-    entries: dict[str, Tensor] = {}
-    for key, text in zip(keys, texts, strict=True):
-        if key not in entries:
-            entries[key] = stored[key] if key in stored else encode_text(pipeline, text)
-        on_item()
-    _write_cache(cache_file, stored, entries)
-    return [entries[key] for key in keys]
-
-
-def module_hash(module: nn.Module) -> str:
-    """A hash that changes with a model's configuration and weights (64 values of each tensor are read)."""
-    digest = hashlib.sha256(str(getattr(module, "config", "")).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        flat = tensor.detach().flatten()
-        values = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-def _read_cache(path: str | Path | None) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if path is None or not Path(path).is_file():
-        return {}
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise QwenlabError(
-            f"{path}: unreadable cache ({error}); delete it, it will be computed again"
-        ) from error
-
-
-def _write_cache(path: str | Path | None, stored: dict[str, Tensor], entries: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    if path is not None and entries.keys() - stored.keys():
-        atomic_write_bytes(path, save({**stored, **entries}))

@@ -7,7 +7,7 @@ Ghostscript for EPS), and size is looked at before anything is unpacked.
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from qwenlab.errors import QwenlabError
 
@@ -42,7 +42,22 @@ def open_image(path: str | Path) -> Image.Image:
     except QwenlabError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
-        raise QwenlabError(f"{path}: not a readable image ({type(error).__name__}: {error}); replace it") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str | Path, error: Exception) -> QwenlabError:
+    return QwenlabError(f"{path}: not a readable image ({type(error).__name__}: {error}); replace it")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(width, height) in pixels of what `open_image` gives, read from the file's header; raises QwenlabError."""
+    try:
+        with Image.open(path, formats=known_formats()) as image:
+            quarter_turn = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            # Pillow has turned the size of a TIFF already.
+            return image.size[::-1] if quarter_turn and image.format != "TIFF" else image.size
+    except Exception as error:  # as in open_image
+        raise _unreadable(path, error) from error
 
 
 def known_formats() -> tuple[str, ...]:

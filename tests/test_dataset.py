@@ -1,4 +1,4 @@
-"""Dataset folders, good and broken, and the caches of latents and embeddings."""
+"""Dataset folders, good and broken, their split, and the encoding of pictures and captions."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from qwenlab import dataset as module
-from qwenlab.dataset import (
-    cache_latents,
-    cache_texts,
-    encode_image,
-    fit_image,
-    open_image,
-    pad_texts,
-    read_dataset,
-)
+from qwenlab.caches import Caches
+from qwenlab.dataset import View, encode_image, pad_texts, read_dataset, split_dataset
 from qwenlab.errors import QwenlabError
-from tests.tiny import SIZE, tiny_pipeline
+from qwenlab.images import FORMATS, fit_image, image_size, known_formats, open_image
+from tests.tiny import SIZE
 
 
 def add_line(folder: Path, line: str) -> None:
@@ -146,9 +139,7 @@ def breakages():
     }
 
 
-@pytest.mark.parametrize(
-    "breakage, message", breakages().items(), ids=lambda value: getattr(value, "__name__", "")
-)
+@pytest.mark.parametrize("breakage, message", breakages().items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_broken_folders_get_one_clear_line(dataset_folder, breakage, message):
     breakage(dataset_folder)
     with pytest.raises(QwenlabError, match=message) as caught:
@@ -167,6 +158,22 @@ def test_exif_rotation_and_transparency(tmp_path):
     assert open_image(tmp_path / "grey.png").getpixel((0, 0)) == (128, 128, 128)
     Image.fromarray(np.full((4, 4), 128 * 256, np.uint16)).save(tmp_path / "deep.png")
     assert open_image(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("name", known_formats())
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_in_the_header_is_that_of_the_decoded_picture(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{FORMATS[name][0]}"
+    Image.new("RGB", (20, 10), "red").save(path, format="JPEG" if name == "MPO" else name, exif=exif)
+    assert image_size(path) == open_image(path).size
+
+
+def test_size_of_what_is_no_picture(tmp_path):
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(QwenlabError, match="a.png: not a readable image .*; replace it"):
+        image_size(tmp_path / "a.png")
 
 
 def test_formats_that_start_programs_are_not_opened(tmp_path):
@@ -194,7 +201,8 @@ def test_encoding_is_the_inverse_of_the_pipelines_scaling(pipeline):
 
 
 def test_posterior_samples_are_fresh_and_reproducible(pipeline, dataset_folder):
-    statistics = cache_latents(pipeline, read_dataset(dataset_folder).samples, SIZE)
+    views = [View(sample.path, (SIZE, SIZE)) for sample in read_dataset(dataset_folder).samples]
+    statistics = Caches(pipeline).latents(views)
     draw = lambda seed: statistics.sample(1, torch.Generator().manual_seed(seed))  # noqa: E731
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
     draws = torch.stack([draw(seed) for seed in range(400)])
@@ -208,50 +216,36 @@ def test_padding_is_masked():
     assert pad_texts([torch.ones(2, 3), torch.ones(2, 3)])[1] is None
 
 
-def test_text_embeddings_are_the_pipelines(pipeline):
-    (embedding,) = cache_texts(pipeline, ["1女孩, 挥手"])
-    assert torch.equal(embedding, pipeline.encode_prompt("1女孩, 挥手")[0][0])
+def test_near_duplicates_stay_on_one_side_of_the_split(dataset_folder):
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        image = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((64, 64))
+        image.save(dataset_folder / "images" / f"new_{number}.png")
+        add_caption(dataset_folder, f"new_{number}.png")
+        image.resize((80, 80)).save(dataset_folder / "images" / f"copy_{number}.png")
+        add_caption(dataset_folder, f"copy_{number}.png")
+    dataset = read_dataset(dataset_folder)
+    train, validation = split_dataset(dataset, 0.25)
+    assert len(validation) == 4 and set(train.samples) | set(validation.samples) == set(dataset.samples)
+    names = {sample.path.name for sample in validation.samples}
+    assert not names & {sample.path.name for sample in train.samples}
+    copies = {name.replace("new", "copy") if "new" in name else name.replace("copy", "new") for name in names}
+    assert copies & {sample.path.name for sample in dataset.samples} <= names
+    assert split_dataset(dataset, 0.25) == (train, validation)
 
 
-def test_cached_entries_are_read_back_exactly_and_only_changed_ones_computed(
-    pipeline, dataset_folder, tmp_path, monkeypatch
-):
-    encoded = []
-    original = encode_image
-    monkeypatch.setattr(module, "encode_image", lambda *args: encoded.append(1) or original(*args))
-    cache = tmp_path / "cache" / "latents.safetensors"
-
-    def run(pipeline=pipeline, resolution=SIZE):
-        encoded.clear()
-        statistics = cache_latents(pipeline, read_dataset(dataset_folder).samples, resolution, cache)
-        return statistics, len(encoded)
-
-    first, count = run()
-    assert count == 4
-    again, count = run()
-    assert count == 0 and torch.equal(first.mean, again.mean) and torch.equal(first.std, again.std)
-    Image.new("RGB", (8, 8), "pink").save(dataset_folder / "images" / "img_2.png")
-    changed, count = run()
-    assert count == 1 and torch.equal(first.mean[[0, 1, 3]], changed.mean[[0, 1, 3]])
-    assert not torch.equal(first.mean[2], changed.mean[2])
-    assert run(resolution=2 * SIZE)[1] == 4 and run(pipeline=tiny_pipeline(seed=1))[1] == 4
-    assert run()[1] == 0
+def test_pictures_that_are_all_alike_cannot_be_split(dataset_folder):
+    for number in range(1, 4):
+        Image.open(dataset_folder / "images" / "img_0.png").save(dataset_folder / "images" / f"img_{number}.png")
+    with pytest.raises(QwenlabError, match="dataset: validation_share cannot be met: 4 pictures in 1 group"):
+        split_dataset(read_dataset(dataset_folder), 0.5)
 
 
-def test_text_cache_is_keyed_by_text_and_model(pipeline, tmp_path, monkeypatch):
-    encoded = []
-    original = module.encode_text
-    monkeypatch.setattr(module, "encode_text", lambda p, text: encoded.append(text) or original(p, text))
-    cache = tmp_path / "texts.safetensors"
-    first = cache_texts(pipeline, ["a", "b", "a"], cache)
-    second = cache_texts(pipeline, ["b", "c"], cache)
-    assert encoded == ["a", "b", "c"] and torch.equal(first[1], second[0])
-    cache_texts(tiny_pipeline(seed=1), ["a"], cache)
-    assert encoded == ["a", "b", "c", "a"]
-
-
-def test_a_broken_cache_is_named(pipeline, tmp_path):
-    cache = tmp_path / "texts.safetensors"
-    cache.write_bytes(b"broken")
-    with pytest.raises(QwenlabError, match="unreadable cache .*; delete it"):
-        cache_texts(pipeline, ["a"], cache)
+def test_a_view_is_fitted_and_mirrored(tmp_path):
+    image = Image.new("RGB", (64, 32), "white")
+    image.paste("red", (0, 0, 8, 32))
+    image.save(path := tmp_path / "a.png")
+    letterboxed, mirrored = (np.asarray(View(path, (32, 32), mirrored=turned).image()) for turned in (False, True))
+    assert (letterboxed[:8] == 0).all() and np.array_equal(letterboxed[:, ::-1], mirrored)
+    cropped = np.asarray(View(path, (32, 32), crop=True).image())
+    assert (cropped == 255).all(), "a square of the middle, without bars"

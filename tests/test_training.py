@@ -101,9 +101,7 @@ def test_dropout_repeats_too_and_leaves_the_callers_random_state(config):
 def test_accumulation_equals_a_larger_batch(config):
     large = train(replace(config, batch_size_per_gpu=4))
     small = train(
-        replace(
-            config, batch_size_per_gpu=2, gradient_accumulation_steps=2, output_dir=config.output_dir + "2"
-        )
+        replace(config, batch_size_per_gpu=2, gradient_accumulation_steps=2, output_dir=config.output_dir + "2")
     )
     np.testing.assert_allclose(large.losses, small.losses, atol=1e-6)
     a, b = load_file(large.lora_path), load_file(small.lora_path)
@@ -131,12 +129,12 @@ def test_a_batch_is_packed_as_the_pipeline_packs(pipeline, config):
     assert batch.image_shapes == [[(1, 2, 2)]] * 2
     x0 = predict_x0(batch.x_t, batch.target, batch.sigma)
     x0 = pipeline._unpack_latents(x0, SIZE, SIZE, pipeline.vae_scale_factor)[:, :, 0]
-    pictures = [picture_of_visit(config.seed, visit, 4) for visit in (0, 1)]
+    pictures = [picture_of_visit(config.seed, visit, training_set.sizes) for visit in (0, 1)]
     torch.testing.assert_close(x0, mean[pictures], atol=1e-5, rtol=0)
 
 
 def test_every_picture_is_visited_once_an_epoch():
-    visits = [picture_of_visit(7, visit, 10) for visit in range(30)]
+    visits = [picture_of_visit(7, visit, [SIZE] * 10) for visit in range(30)]
     epochs = [visits[start : start + 10] for start in (0, 10, 20)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and epochs[0] != epochs[1]
 
@@ -185,9 +183,7 @@ def test_previews_and_checkpoints(pipeline, config):
         "checkpoint-000002.safetensors",
         "checkpoint-000004.safetensors",
     ]
-    assert result.losses == train(replace(config, preview_every_n_steps=0)).losses, (
-        "previews must not disturb"
-    )
+    assert result.losses == train(replace(config, preview_every_n_steps=0)).losses, "previews must not disturb"
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(pipeline, config):

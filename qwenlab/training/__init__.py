@@ -5,20 +5,22 @@ A step draws a point on the path from a picture to noise and asks the network fo
     x0 ~ VAE posterior,  noise ~ N(0, 1),  sigma ~ timestep sampling      (sigma: 0 = data, 1 = noise)
     loss = || transformer((1 - sigma) x0 + sigma noise, sigma, caption) - (noise - x0) ||^2
 
-`batches` draws what a step reads, `runtime` prepares machine and optimizer, `loop` trains, `held_out`
-measures on pictures that were not trained on.
+`training_set` encodes the data, `batches` draws what a step reads, `runtime` prepares machine and optimizer, `loop`
+trains, `held_out` measures on pictures that were not trained on.
 """
 
-from qwenlab.training.batches import Batch, TrainingSet, draw_batch, encode_dataset, flow_loss
+from qwenlab.training.batches import Batch, draw_batch, draw_batches, flow_loss
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.loop import TrainResult, optimize, save_previews, train_lora
 from qwenlab.training.runtime import usable_precision
+from qwenlab.training.training_set import TrainingSet, encode_dataset
 
 __all__ = [
     "Batch",
     "TrainResult",
     "TrainingSet",
     "draw_batch",
+    "draw_batches",
     "encode_dataset",
     "flow_loss",
     "held_out_loss",

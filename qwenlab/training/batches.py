@@ -1,7 +1,7 @@
-"""What a training step reads: the cached dataset, the batch drawn from it, and the loss.
+"""What a training step reads: the batches drawn from the encoded data set, and the loss.
 
 Every random number depends on (seed, step, sample) alone, so that gradient accumulation, several processes
-and a resumed run see the same ones. Images and captions are encoded once, before training.
+and a resumed run see the same ones.
 
 B batch, S image tokens, C channels of a token (4 x latent channels), h x w latent cells, T text tokens, D
 features.
@@ -9,48 +9,24 @@ features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import Dataset, LatentStatistics, cache_latents, cache_texts, pad_texts
+from qwenlab.dataset import pad_texts
+from qwenlab.errors import QwenlabError
 from qwenlab.flow import derived_generator, interpolate, sample_sigmas, velocity
-from qwenlab.generate import NEGATIVE_PROMPT
+from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers import QwenImagePipeline
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """All that steps read, in memory: N pictures, N captions, and the embedding of the dropped caption."""
-
-    latents: LatentStatistics
-    texts: list[Tensor]
-    dropped: Tensor
-
-
-def encode_dataset(
-    pipeline: QwenImagePipeline,
-    dataset: Dataset,
-    config: TrainConfig,
-    cache_dir: Path | None = None,
-    on_item: Callable[[], None] = lambda: None,
-) -> TrainingSet:
-    """Encode pictures and captions, or read `cache_dir`. `on_item` is called after each of 2 N + 1 items."""
-    latents_file, texts_file = (
-        cache_dir / f"{kind}.safetensors" if cache_dir else None for kind in ("latents", "texts")
-    )
-    latents = cache_latents(pipeline, dataset.samples, config.resolution, latents_file, on_item)
-    captions = [sample.text for sample in dataset.samples]
-    *texts, dropped = cache_texts(pipeline, [*captions, NEGATIVE_PROMPT], texts_file, on_item)
-    return TrainingSet(latents, texts, dropped)
 
 
 @dataclass(frozen=True)
@@ -62,9 +38,49 @@ class Batch:
     sigma: Tensor  # (B,) float32
     text: Tensor  # (B, T, D)
     text_mask: Tensor | None  # (B, T) bool
-    image_shapes: list[
-        list[tuple[int, int, int]]
-    ]  # (frames, h / 2, w / 2) of each sample, for the rotary embedding
+    image_shapes: list[list[tuple[int, int, int]]]  # (frames, h / 2, w / 2) of each sample, for the rotary embedding
+
+
+def draw_batches(
+    pipeline: QwenImagePipeline,
+    training_set: TrainingSet,
+    config: TrainConfig,
+    step: int,
+    micro_step: int,
+    accelerator: Accelerator,
+) -> list[Batch]:
+    """What this process reads at (step, micro_step): `batch_size_per_gpu` pictures, one batch for each size of them.
+
+    A step's samples are numbered 0, 1, ... over micro-steps and processes; a picture's second visit comes
+    only after every other picture's first. A sample brings its noise, its sigma, its version of picture and caption,
+    and whether the caption is dropped.
+    """
+    size = config.batch_size_per_gpu
+    samples_per_step = size * config.gradient_accumulation_steps * accelerator.num_processes
+    first = (micro_step * accelerator.num_processes + accelerator.process_index) * size
+    parts: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = defaultdict(list)
+    for sample in range(first, first + size):
+        visit = (step - 1) * samples_per_step + sample
+        index = picture_of_visit(config.seed, visit, training_set.sizes, samples_per_step)
+        latents_index, text_index = _choose(training_set.choices[index], config.seed, step, sample)
+        generator = derived_generator(config.seed, "sample", step, sample)
+        x0 = training_set.latents.sample(latents_index, generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        sigma = sample_sigmas(
+            1, generator, config.timestep_sampling,
+            image_seq_len=x0.shape[-1] * x0.shape[-2] // 4, scheduler_config=pipeline.scheduler.config,
+        )  # fmt: skip
+        keep = torch.rand((), generator=generator) >= config.caption_dropout
+        text = training_set.texts[text_index] if keep else training_set.dropped
+        parts[x0.shape].append((x0, noise, sigma, text))
+    # Only torch.manual_seed reaches LoRA dropout.
+    torch.manual_seed(derived_generator(config.seed, "dropout", step, first).initial_seed())
+
+    batches = []
+    for samples in parts.values():
+        x0, noise, sigma, texts = zip(*samples, strict=True)
+        batches.append(make_batch(pipeline, torch.stack(x0), torch.stack(noise), torch.cat(sigma), texts))
+    return batches
 
 
 def draw_batch(
@@ -75,33 +91,16 @@ def draw_batch(
     micro_step: int,
     accelerator: Accelerator,
 ) -> Batch:
-    """The batch of this process at (step, micro_step): pictures, noise, sigmas and dropped captions.
+    """`draw_batches` for pictures of one size: its only batch. Raises QwenlabError when they have several sizes."""
+    batches = draw_batches(pipeline, training_set, config, step, micro_step, accelerator)
+    if len(batches) > 1:
+        raise QwenlabError(f"step {step} mixes pictures of {len(batches)} sizes, no single batch: use draw_batches")
+    return batches[0]
 
-    A step's samples are numbered 0, 1, ... over micro-steps and processes; a picture's second visit comes
-    only after every other picture's first.
-    """
-    size = config.batch_size_per_gpu
-    samples_per_step = size * config.gradient_accumulation_steps * accelerator.num_processes
-    first = (micro_step * accelerator.num_processes + accelerator.process_index) * size
-    x0, noise, sigma, texts = [], [], [], []
-    for sample in range(first, first + size):
-        index = picture_of_visit(config.seed, (step - 1) * samples_per_step + sample, len(training_set.texts))
-        generator = derived_generator(config.seed, "sample", step, sample)
-        x0.append(training_set.latents.sample(index, generator))
-        noise.append(torch.randn(x0[-1].shape, generator=generator))
-        tokens = x0[-1].shape[-1] * x0[-1].shape[-2] // 4
-        sigma.append(
-            sample_sigmas(
-                1, generator, config.timestep_sampling,
-                image_seq_len=tokens, scheduler_config=pipeline.scheduler.config,
-            )
-        )  # fmt: skip
-        keep = torch.rand((), generator=generator) >= config.caption_dropout
-        texts.append(training_set.texts[index] if keep else training_set.dropped)
-    # Only torch.manual_seed reaches LoRA dropout.
-    torch.manual_seed(derived_generator(config.seed, "dropout", step, first).initial_seed())
 
-    return make_batch(pipeline, torch.stack(x0), torch.stack(noise), torch.cat(sigma), texts)
+def _choose(pairs: Sequence[tuple[int, int]], seed: int, step: int, sample: int) -> tuple[int, int]:
+    """One version of a picture and its caption, from a generator of its own: noise and sigma do not change with it."""
+    return pairs[int(torch.randint(len(pairs), (), generator=derived_generator(seed, "version", step, sample)))]
 
 
 def make_batch(
@@ -123,10 +122,44 @@ def make_batch(
     )
 
 
-def picture_of_visit(seed: int, visit: int, count: int) -> int:
-    """The picture of the `visit`-th sample of a run: each epoch is a permutation of all `count` pictures."""
-    epoch, position = divmod(visit, count)
-    return int(torch.randperm(count, generator=derived_generator(seed, "epoch", epoch))[position])
+def picture_of_visit(seed: int, visit: int, sizes: Sequence[Hashable], samples_per_step: int = 1) -> int:
+    """The picture of the `visit`-th sample of a run, counted from 0 over all steps, by `epoch_order`.
+
+    sizes: one for each of the N pictures; visits 0 to N - 1 are the first epoch, and so on.
+    """
+    epoch, position = divmod(visit, len(sizes))
+    return epoch_order(seed, epoch, tuple(sizes), samples_per_step)[position]
+
+
+@lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, sizes: tuple[Hashable, ...], samples_per_step: int) -> tuple[int, ...]:
+    """A permutation of all pictures in which those of one size stand together, a step's worth at a time.
+
+    Whole steps of one size are laid where steps begin; what is left of each size fills the ends of the epoch, grouped
+    by size. So few steps mix sizes, none is short, and the order does not depend on how a step is divided into
+    micro-steps and processes. Pictures of a single size are simply permuted.
+    """
+    generator = derived_generator(seed, "epoch", epoch)
+    order = torch.randperm(len(sizes), generator=generator).tolist()
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for index in order:
+        members[sizes[index]].append(index)
+    if len(members) == 1:
+        return tuple(order)
+    full, rest = [], []
+    for same in members.values():
+        whole = len(same) // samples_per_step * samples_per_step
+        full += [same[start : start + samples_per_step] for start in range(0, whole, samples_per_step)]
+        rest += same[whole:]
+    head = -epoch * len(sizes) % samples_per_step  # samples that the last epoch left open in its last step
+    middle = [index for number in torch.randperm(len(full), generator=generator).tolist() for index in full[number]]
+    return tuple(rest[:head] + middle + rest[head:])
+
+
+def batches_loss(transformer: torch.nn.Module, batches: Sequence[Batch]) -> Tensor:
+    """`flow_loss` over several batches, a float32 scalar: each picture counts the same, whatever its size."""
+    total = sum(len(batch.sigma) for batch in batches)
+    return sum(flow_loss(transformer, batch) * (len(batch.sigma) / total) for batch in batches)
 
 
 def flow_loss(transformer: torch.nn.Module, batch: Batch) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from qwenlab.config import TrainConfig
 from qwenlab.lora import target_modules
-from qwenlab.training.batches import TrainingSet
 from qwenlab.training.loop import optimize
 from qwenlab.training.runtime import make_accelerator, training_mode, usable_precision
+from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline

@@ -6,13 +6,15 @@ one run, can be compared on equal terms: their difference has far less noise tha
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from qwenlab.flow import derived_generator
-from qwenlab.training.batches import TrainingSet, flow_loss, make_batch
+from qwenlab.training.batches import flow_loss, make_batch
+from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -31,24 +33,27 @@ def held_out_loss(
 ) -> dict[float, float]:
     """Mean flow loss of `pipeline.transformer` on `held_out` at each sigma (0 = data, 1 = noise).
 
-    `held_out` comes from `encode_dataset`; pictures must have one size. The noise of a picture depends on (seed, its
-    index) alone. The transformer is left in the mode it was in.
+    `held_out` comes from `encode_dataset`; the first version of each picture and caption is used. A picture's noise
+    depends on (seed, its index) alone. The transformer is left in the mode it was in.
     """
     transformer = pipeline.transformer
     training = transformer.training
     transformer.eval()
     totals = dict.fromkeys(sigmas, 0.0)
-    count = len(held_out.texts)
+    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, size in enumerate(held_out.sizes):
+        by_size[size].append(index)
+    batches = [same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size)]
     try:
-        for start in range(0, count, batch_size):
-            indices = range(start, min(count, start + batch_size))
+        for indices in batches:
             generators = [derived_generator(seed, "held-out", index) for index in indices]
-            x0 = torch.stack([held_out.latents.sample(i, g) for i, g in zip(indices, generators, strict=True)])
+            pairs = [held_out.choices[index][0] for index in indices]
+            x0 = torch.stack([held_out.latents.sample(i, g) for (i, _), g in zip(pairs, generators, strict=True)])
             noise = torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in generators])
-            texts = [held_out.texts[index] for index in indices]
+            texts = [held_out.texts[text] for _, text in pairs]
             for value in sigmas:
                 batch = make_batch(pipeline, x0, noise, torch.full((len(x0),), value), texts)
                 totals[value] += flow_loss(transformer, batch).item() * len(x0)
     finally:
         transformer.train(training)
-    return {value: total / count for value, total in totals.items()}
+    return {value: total / len(held_out) for value, total in totals.items()}

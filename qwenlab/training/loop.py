@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from qwenlab.config import TrainConfig
 from qwenlab.dataset import Dataset, read_dataset
@@ -19,8 +20,10 @@ from qwenlab.files import atomic_write_json
 from qwenlab.generate import generate
 from qwenlab.lora import inject_lora, target_modules
 from qwenlab.lora_io import carries_lora, model_fingerprint, remove_lora, save_lora
-from qwenlab.training.batches import TrainingSet, draw_batch, encode_dataset, flow_loss
+from qwenlab.training.batches import batches_loss, draw_batches
+from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, usable_precision
+from qwenlab.training.training_set import TrainingSet, prepare_data
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -29,13 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: the LoRA file, the loss of every optimizer step, seconds of caching and training."""
+    """What a run leaves: the LoRA file, the loss of every optimizer step, seconds of caching and training.
+
+    validation: {step: {sigma: held-out flow loss}}, step 0 being the base; empty without `validation_share`.
+    """
 
     lora_path: Path
     losses: list[float]
     caching_seconds: float
     seconds: float
     previews: list[Path]
+    validation: dict[int, dict[float, float]]
 
 
 def train_lora(
@@ -50,7 +57,7 @@ def train_lora(
 
     The pipeline keeps the trained LoRA, so that it can draw at once; `qwenlab.lora_io.remove_lora` gives the
     base back. Rounding to the base's dtype is done before saving: the file gives the very pixels that the
-    pipeline gives.
+    pipeline gives. With `config.free_text_encoder` the pipeline comes back without its text encoder.
 
     Args:
         pipeline: a stock QwenImagePipeline in any precision.
@@ -75,8 +82,8 @@ def train_lora(
         raise QwenlabError(f"output_dir: {output_dir} cannot be made ({error.strerror}); choose another") from error
 
     started = time.perf_counter()
-    with tqdm(total=2 * len(dataset) + 1, desc="encode", disable=not progress, leave=False) as bar:
-        training_set = encode_dataset(pipeline, dataset, config, output_dir / "cache", bar.update)
+    with accelerator.local_main_process_first():  # the others find everything in the cache
+        data = prepare_data(pipeline, dataset, config, say, progress)
     caching_seconds = time.perf_counter() - started
 
     if carries_lora(pipeline):
@@ -96,24 +103,34 @@ def train_lora(
     }  # fmt: skip
     losses: list[float] = []
     previews: list[Path] = []
+    validation: dict[int, dict[float, float]] = {}
 
     started = time.perf_counter()
     with (
         tqdm(total=config.max_train_steps, desc="train", mininterval=1.0, disable=not progress) as bar,
         training_mode(pipeline, accelerator, config) as transformer,
     ):
-        for step, loss in optimize(transformer, list(parameters.values()), pipeline, training_set, config, accelerator):
+        if data.validation and accelerator.is_main_process:
+            validation[0] = held_out_loss(pipeline, data.validation)
+        for step, loss in optimize(
+            transformer, list(parameters.values()), pipeline, data.training, config, accelerator
+        ):
             losses.append(loss)
             recent = losses[-50:]  # one step alone is mostly noise
             bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
             bar.update()
             if on_step:
                 on_step(step, loss)
-            if accelerator.is_main_process and step < config.max_train_steps:
+            if not accelerator.is_main_process:
+                continue
+            last = step == config.max_train_steps
+            if data.validation and (last or _due(step, config.validate_every_n_steps)):
+                validation[step] = held_out_loss(pipeline, data.validation)
+            if not last:
                 if _due(step, config.save_every_n_steps):
                     save_lora(pipeline, output_dir / f"checkpoint-{step:06d}.safetensors", metadata)
                 if _due(step, config.preview_every_n_steps):
-                    previews += save_previews(pipeline, config, output_dir / "previews", step)
+                    previews += save_previews(pipeline, config, output_dir / "previews", step, data.prompts)
     seconds = time.perf_counter() - started
 
     for parameter in parameters.values():
@@ -125,12 +142,13 @@ def train_lora(
             "config": dataclasses.asdict(config),
             "base_model": model_fingerprint(pipeline.transformer),
             "losses": losses,
+            "validation": validation,
             "seconds": seconds,
         }
         atomic_write_json(output_dir / "training.json", record)
         if config.preview_every_n_steps:
-            previews += save_previews(pipeline, config, output_dir / "previews", config.max_train_steps)
-    return TrainResult(lora_path, losses, caching_seconds, seconds, previews)
+            previews += save_previews(pipeline, config, output_dir / "previews", config.max_train_steps, data.prompts)
+    return TrainResult(lora_path, losses, caching_seconds, seconds, previews, validation)
 
 
 def optimize(
@@ -156,8 +174,8 @@ def optimize(
         losses = []
         for micro_step in range(config.gradient_accumulation_steps):
             with accelerator.accumulate(transformer):
-                batch = draw_batch(pipeline, training_set, config, step, micro_step, accelerator)
-                loss = flow_loss(transformer, batch)
+                batches = draw_batches(pipeline, training_set, config, step, micro_step, accelerator)
+                loss = batches_loss(transformer, batches)
                 if not torch.isfinite(loss):
                     raise QwenlabError(
                         f"training stopped: the loss is {loss.item()} at step {step}; lower "
@@ -173,8 +191,17 @@ def optimize(
         yield step, accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
 
 
-def save_previews(pipeline: QwenImagePipeline, config: TrainConfig, folder: Path, step: int) -> list[Path]:
-    """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files."""
+def save_previews(
+    pipeline: QwenImagePipeline,
+    config: TrainConfig,
+    folder: Path,
+    step: int,
+    embeddings: Mapping[str, Tensor] | None = None,
+) -> list[Path]:
+    """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files.
+
+    embeddings: as in `qwenlab.generate.generate`, for a pipeline without text encoder.
+    """
     transformer = pipeline.transformer
     training = transformer.training
     transformer.eval()  # LoRA dropout off
@@ -182,6 +209,7 @@ def save_previews(pipeline: QwenImagePipeline, config: TrainConfig, folder: Path
         images = generate(
             pipeline, config.preview_prompts, list(range(len(config.preview_prompts))),
             steps=config.preview_steps, guidance=config.guidance, size=config.resolution,
+            embeddings=embeddings,
         )  # fmt: skip
     finally:
         transformer.train(training)
