@@ -24,9 +24,7 @@ def test_shipped_configurations_are_valid_and_train_these_layers():
 
 
 def test_sections_only_group_keys(tmp_path):
-    nested = write(
-        tmp_path, "model:\n  base: micro\ntraining:\n  max_train_steps: 5\nlora:\n  rank: 4\nseed: 3\n"
-    )
+    nested = write(tmp_path, "model:\n  base: micro\ntraining:\n  max_train_steps: 5\nlora:\n  rank: 4\nseed: 3\n")
     flat = config_from_mapping({"base": "micro", "max_train_steps": 5, "rank": 4, "seed": 3})
     assert read_config(nested) == flat == TrainConfig(max_train_steps=5, rank=4, seed=3)
 
@@ -60,6 +58,10 @@ def test_numbers_as_people_write_them(tmp_path):
             "warmup_steps: 600 must be less than max_train_steps (600)",
         ),
         ("preview_every_n_steps: 5", "preview_every_n_steps: needs preview_prompts"),
+        ("validate_every_n_steps: 5", "validate_every_n_steps: needs validation_share"),
+        ("validation_share: 1", "validation_share: 1.0 must be at least 0 and less than 1"),
+        ("resize_mode: bucket", "resize_mode: 'bucket' is not one of letterbox, buckets; did you mean 'buckets'?"),
+        ("data:\n  caption_orders: 0", "caption_orders: 0 must be greater than 0"),
         ("rank: 4\nlora:\n  rank: 8", "rank: is set twice; delete one"),
         ("lora: 8", "lora: is a section; indent its settings below it"),
         ("rank: [", "line 1: not YAML"),
@@ -87,4 +89,13 @@ def test_missing_file(tmp_path):
 def test_hash_follows_what_changes_the_weights():
     base = TrainConfig().hash()
     assert TrainConfig(output_dir="elsewhere", save_every_n_steps=5).hash() == base
-    assert TrainConfig(seed=1).hash() != base
+    assert TrainConfig(cache_dir="shared", free_text_encoder=True).hash() == base
+    changes = ({"seed": 1}, {"random_flip": True}, {"resize_mode": "buckets"}, {"caption_orders": 2})
+    assert len({TrainConfig(**change).hash() for change in changes} | {base}) == 5
+
+
+def test_settings_that_came_later_leave_the_hash_of_older_files():
+    assert TrainConfig().hash() == "3e2c5965e09081f1", (
+        "as before resize_mode, random_flip, caption_orders and validation_share"
+    )
+    assert config_from_mapping({"caption_orders": 1}).hash() == TrainConfig().hash()
