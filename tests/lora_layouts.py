@@ -144,7 +144,7 @@ def applied(transformer: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def distance(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> float:
-    """||B A - B' A'|| / ||B' A'|| (Frobenius) in float64, from the factors' Gram matrices: no (d, k) matrix is made."""
+    """||B A - B' A'|| / ||B' A'|| (Frobenius) in float64, from the factors: no (d, k) matrix is made."""
     (a, b), (a2, b2) = ours, theirs
     difference = torch.cat([b, -b2], 1), torch.cat([a, a2], 0)
 

@@ -175,9 +175,7 @@ def test_every_layout_is_rewritten_to_the_same_update(name, stock, micro, tmp_pa
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "name", ["transformer metadata", "diffusion_model bf16 odd", "lora_unet alpha", "bare default", "peft folder"]
-)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_the_same_at_the_real_size(name, stock, tmp_path):
     """One block of width 3072 whose weights are one number each, seen as a matrix: loading reads none of them."""
 

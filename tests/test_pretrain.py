@@ -149,6 +149,23 @@ def test_another_recipe_cannot_continue_a_checkpoint(recipe: Path, tmp_path: Pat
     assert "delete it" in capsys.readouterr().err
 
 
+def test_a_faint_edge_counts_as_much_as_a_strong_one() -> None:
+    ramp = torch.linspace(0, 1, 8)
+    true = torch.zeros(1, 3, 1, 16, 16)
+    errors = []
+    for contrast in (0.2, 2.0):
+        true[..., 8] = contrast  # differences across one vertical edge
+        lost = train_vae.faint_edges(torch.zeros_like(true), true)
+        errors.append(lost.item())
+    assert 0.75 < errors[0] / errors[1] < 1  # L1 alone would say 0.1
+    assert train_vae.faint_edges(ramp.expand(1, 3, 1, 8, 8), torch.zeros(1, 3, 1, 8, 8)) == 0  # no edge, no say
+
+
+def test_the_shipped_decoder_recipe_is_read() -> None:
+    shipped = load_recipe(Path(__file__).parent.parent / "configs/pretrain/vae_decoder.yaml").vae
+    assert shipped.decoder_only and shipped.faint_edge_weight > 0
+
+
 def test_psnr_of_a_known_error() -> None:
     a = np.zeros((2, 4, 4, 3), np.uint8)
     assert train_vae.psnr(a, a + 16) == pytest.approx(20 * np.log10(255 / 16))

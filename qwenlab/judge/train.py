@@ -32,6 +32,8 @@ MARGIN = 4  # pixels by which a training crop's centre is moved
 # Share of each hand class in a batch; a hand is spoilt, and then ill-formed, with probability SPOILT.
 SHARES = {"3": 0.10, "4": 0.12, "5": 0.25, "6": 0.12, "7": 0.10, "ill-formed": 0.10, "none": 0.21}
 SPOILT = 0.12
+# Drawn without outlines, fingers of this style are the ones that an autoencoder blurs into a wall of their own colour.
+FAINT_STYLE, FAINT_WEIGHT = "扁平插画", 3.0
 ILL = HAND_CLASSES.index("ill-formed")
 
 
@@ -114,17 +116,15 @@ def focal_loss(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
     return -(positive + negative) / at.sum().clamp(min=1)
 
 
-def train_hands(
-    examples: Examples, recipe: Recipe, finder: PictureNet, network: HandNet | None = None
-) -> HandNet:
+def train_hands(examples: Examples, recipe: Recipe, finder: PictureNet, network: HandNet | None = None) -> HandNet:
     """Train a `HandNet`, from nothing or further, on crops around hands, other places, and what `finder` mistakes."""
     torch.manual_seed(recipe.seed + 1)
     network = (network or HandNet()).to(memory_format=torch.channels_last)
-    crops, classes = hand_crops(examples, recipe.seed, false_places(finder, examples))
-    weight = torch.zeros(len(classes))
+    crops, classes, faint = hand_crops(examples, recipe.seed, false_places(finder, examples))
+    weight = torch.where(faint, FAINT_WEIGHT, 1.0)
     for name, share in SHARES.items():
         members = classes == HAND_CLASSES.index(name)
-        weight[members] = share / max(1, int(members.sum()))
+        weight[members] *= share / weight[members].sum().clamp(min=1)
 
     def loss(_: Tensor) -> Tensor:
         rows = torch.multinomial(weight, recipe.batch, replacement=True)
@@ -155,14 +155,16 @@ def false_places(finder: PictureNet, examples: Examples, count: int = 5000) -> d
 
 def hand_crops(
     examples: Examples, seed: int, false: dict[int, list[tuple[float, float]]]
-) -> tuple[Tensor, Tensor]:
-    """Crops (M, 3, 48, 48) uint8 around all hands whose class is known and around other places; classes (M,).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops (M, 3, 48, 48) uint8 around all hands whose class is known and around other places; classes (M,);
+    whether the picture is of `FAINT_STYLE` (M,).
 
     The other places: one at random a picture, and those of `false`, each counted four times.
     """
     rng = np.random.default_rng(seed)
     half = CROP // 2 + MARGIN
-    crops, classes = [], []
+    crops, classes, faint = [], [], []
+    column, style = list(CLASSES).index("style"), CLASSES["style"].index(FAINT_STYLE)
     for number, (image, hands) in enumerate(zip(examples.images, examples.hands, strict=True)):
         padded = np.pad(image, ((half, half), (half, half), (0, 0)))
         other = rng.uniform(4, SIZE - 4, 2)
@@ -173,12 +175,12 @@ def hand_crops(
                 left, top = np.clip(np.round((x, y)), 0, SIZE).astype(int)
                 crops.append(padded[top : top + 2 * half, left : left + 2 * half])
                 classes.append(int(label))
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous(), torch.tensor(classes)
+                faint.append(bool(examples.attributes[number, column] == style))
+    crops = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
+    return crops, torch.tensor(classes), torch.tensor(faint)
 
 
-def _fit(
-    network: nn.Module, recipe: Recipe, steps: int, count: int, loss_of: Callable[[Tensor], Tensor]
-) -> nn.Module:
+def _fit(network: nn.Module, recipe: Recipe, steps: int, count: int, loss_of: Callable[[Tensor], Tensor]) -> nn.Module:
     """Minimise `loss_of(rows)` over batches of the `count` rows, one cycle of the learning rate; `network` in eval."""
     optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, steps, pct_start=0.15)
@@ -241,7 +243,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--threads", type=int, default=1)
     for name, kind in (
-        ("seed", int), ("examples", int), ("picture_steps", int), ("hand_steps", int), ("round_trips", float)
+        ("seed", int),
+        ("examples", int),
+        ("picture_steps", int),
+        ("hand_steps", int),
+        ("round_trips", float),
     ):
         parser.add_argument("--" + name.replace("_", "-"), type=kind, default=getattr(Recipe, name))
     options = parser.parse_args()

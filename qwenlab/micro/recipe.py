@@ -30,6 +30,7 @@ class VaeRecipe:
     warmup: int = 100
     square_weight: float = 2.0  # weight of the squared error of pixels
     edge_weight: float = 0.5  # weight of the L1 distance between picture gradients
+    faint_edge_weight: float = 0.0  # weight of the same, each edge relative to its own strength
     kl_weight: float = 1e-4  # of the mean KL divergence per latent value: about 1% of the reconstruction loss
     decoder_only: bool = False  # train on the latents that a warm start's encoder gives: its transformer stays valid
     clip: float = 1.0
