@@ -39,7 +39,7 @@ class CaptionEditor:
         }
         self.buttons = {}
         for name, (action, icon, tooltip) in actions.items():
-            self.buttons[name] = widgets.Button(description=name, icon=icon, tooltip=tooltip)
+            self.buttons[name] = widgets.Button(description=name, icon=icon, tooltip=tooltip, layout={"width": "8em"})
             self.buttons[name].on_click(lambda _, action=action: self._act(action))
         self._place = widgets.VBox(layout=widgets.Layout(width="100%"))
         right = widgets.VBox([self._place, self.findings], layout=widgets.Layout(flex="1 1 24em", min_width="18em"))
@@ -57,7 +57,7 @@ class CaptionEditor:
         if self.key not in self._areas:
             import ipywidgets as widgets
 
-            area = widgets.Textarea(self.captions.text(self.key), layout=widgets.Layout(width="100%", height="7em"))
+            area = widgets.Textarea(self.captions.text(self.key), layout=widgets.Layout(width="auto", height="7em"))
             area.observe(lambda change, key=self.key: self._typed(key, change["new"]), "value")
             self._areas[self.key] = area
         return self._areas[self.key]

@@ -46,11 +46,11 @@ class CaptionTable:
 
     def to_html(self) -> str:
         """The table. Styles are inline, since many sites strip style sheets; colours suit light and dark pages."""
-        rule = "border-top: 1px solid rgba(128, 128, 128, 0.4)"
+        line = "background: none; border-top: 1px solid rgba(128, 128, 128, 0.4)"
+        cell = "text-align: left; vertical-align: top; padding: 8px"
         rows = "".join(
-            f'<tr style="background: none; {rule}"><td style="padding: 8px">{picture_html(entry, SIDE)}</td>'
-            f'<td style="text-align: left; vertical-align: top; padding: 8px"><small>{html.escape(entry.place)}</small>'
-            f"<br>{_marked(entry.text)}{findings_html(entry.text)}</td></tr>"
+            f'<tr style="{line}"><td style="{cell}">{picture_html(entry, SIDE)}</td><td style="{cell}">'
+            f"<small>{html.escape(entry.place)}</small><br>{_marked(entry.text)}{findings_html(entry.text)}</td></tr>"
             for entry in self.entries
         )
         return (
