@@ -50,7 +50,7 @@ class Caches:
         folder: None keeps nothing on disk.
         say: receives one line when an entry is damaged; the entry is then computed again.
 
-    The models are hashed at first use: all bytes are read, about half a second a GB on one core. Methods raise
+    The models are hashed at first use: all bytes are read, one or two seconds a GB on one core. Methods raise
     QwenlabError when the folder cannot be written or a picture cannot be read.
     """
 
@@ -168,9 +168,13 @@ def _parse(data: bytes, key: str) -> dict[str, Tensor]:
 
 
 def latents_key(view: View, vae_hash: str) -> str:
-    """The name of a view's entry. Raises OSError when the picture cannot be read."""
+    """The name of a view's entry. Raises QwenlabError when the picture cannot be read."""
+    try:
+        picture = sha256_file(view.path)
+    except OSError as error:
+        raise QwenlabError(f"{view.path}: the picture cannot be read ({error.strerror}); put it back") from error
     width, height = view.size
-    return _hash("latents", vae_hash, sha256_file(view.path), f"{width}x{height}", str(view.crop), str(view.mirrored))
+    return _hash("latents", vae_hash, picture, f"{width}x{height}", str(view.crop), str(view.mirrored))
 
 
 def text_key(text: str, text_hash: str) -> str:

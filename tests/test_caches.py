@@ -204,6 +204,13 @@ def test_a_folder_that_cannot_be_written_is_named(pipeline, tmp_path):
         Caches(pipeline, tmp_path / "file").texts(["a"])
 
 
+def test_a_picture_that_is_gone_is_named(pipeline, dataset_folder):
+    views = views_of(dataset_folder)
+    views[1].path.unlink()
+    with pytest.raises(QwenlabError, match="img_1.png: the picture cannot be read .*; put it back"):
+        Caches(pipeline).latents(views)
+
+
 # Killed runs
 
 # Encodes a data set into a cache and writes a line for each thing encoded; when the DIE-th entry has been written but
