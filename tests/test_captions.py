@@ -1,5 +1,6 @@
 """The caption template, the linter's rules, its score on labelled captions, and what `--fix` may touch."""
 
+import inspect
 import json
 import random
 
@@ -24,10 +25,12 @@ from qwenlab.captions import (
     parse,
     read_captions,
 )
+from qwenlab.captions.length import CHINESE, chinese_tokens, tokens_per_character
 from qwenlab.captions.scores import halves, read_labelled, score
 from qwenlab.cli import app
 from qwenlab.errors import QwenlabError
-from qwenlab.files import REPOSITORY
+from qwenlab.files import REPOSITORY, check_stamp
+from qwenlab.micro.tokenizer import build_tokenizer
 
 DATA = REPOSITORY / "tests" / "data"
 SAMPLE = REPOSITORY / "data_sample" / "captions.jsonl"
@@ -593,3 +596,33 @@ def test_missing_files_and_targets_get_one_line(tmp_path):
 def test_no_control_character_reaches_the_terminal(tmp_path):
     path = write(tmp_path / "a.jsonl", "1女孩, 漂亮\x1b[31m\r的手, 漂亮\n的脚")
     assert all(line.isprintable() for line in run(path).stdout.splitlines())
+
+
+# Tokens
+
+
+def test_tokens_per_character_counts_marks_too():
+    assert tokens_per_character(["女孩, 红裙", "猫"], CountingTokenizer()) == 7 / 5
+
+
+def test_the_chinese_entries_of_the_micro_vocabulary():
+    tokenizer = build_tokenizer()
+    entries = chinese_tokens(tokenizer)
+    assert {"女孩", " 白色连衣裙", "色"} <= set(entries)
+    assert "assistant" not in entries and all(CHINESE.search(entry) for entry in entries)
+    assert len(entries) < len(tokenizer.get_vocab()) / 2  # bytes, English and parts of characters besides
+
+
+def test_c4_qwens_vocabulary_holds_a_third_of_the_chinese_tokens_claimed():
+    stored = json.loads((REPOSITORY / "benchmarks" / "results" / "caption_tokens.json").read_text(encoding="utf-8"))
+    assert check_stamp(stored) == []
+    assert stored["template_prefix"] == 34  # what the stock pipeline drops: the vocabulary is the model's own
+    assert stored["vocabulary"]["with_chinese"] < 80_000 / 3
+    rows = stored["captions"]["world"]
+    assert rows["template"]["tokens_a_caption"] > 1.4 * rows["no space after the comma"]["tokens_a_caption"]
+
+
+def test_calling_the_pipeline_keeps_half_of_what_the_encoder_reads(pipeline):
+    call = inspect.signature(type(pipeline).__call__).parameters["max_sequence_length"].default
+    encode = inspect.signature(type(pipeline).encode_prompt).parameters["max_sequence_length"].default
+    assert (call, encode, pipeline.tokenizer_max_length) == (512, MAX_TOKENS, MAX_TOKENS)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from qwenlab.captions.finding import Finding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: Positions that `QwenImagePipeline.encode_prompt` keeps for the text, after its 34 template tokens are dropped. A call
 #: of the pipeline keeps 512 of them unless `max_sequence_length` asks for more ...
@@ -13,7 +17,8 @@ MAX_TOKENS = 1024
 #: ... and those of them that the end of the template takes: <|im_end|>, <|im_start|>, assistant and two line breaks.
 TEMPLATE_TAIL = 5
 
-_CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
+#: One Chinese character, traditional ones and kanji included.
+CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _SPACE_BEFORE_CHINESE = re.compile(r" (?=[\u3400-\u9fff])")
 _LATIN = re.compile(r"[A-Za-z]+")
 _MARK_OR_DIGIT = re.compile(r"[^\s\w]|\d")
@@ -24,6 +29,22 @@ def count_tokens(text: str, tokenizer: Callable) -> int:
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def tokens_per_character(texts: Iterable[str], tokenizer: Callable) -> float:
+    """Tokens of all texts together for each Chinese character in them; marks, digits and spaces cost tokens, too."""
+    texts = list(texts)
+    return sum(count_tokens(text, tokenizer) for text in texts) / sum(len(CHINESE.findall(text)) for text in texts)
+
+
+def chinese_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The entries of a tokenizer's vocabulary with a whole Chinese character in them, decoded; kanji count as Chinese.
+
+    An entry that holds only some of the bytes of a character is none of them.
+    """
+    ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    entries = tokenizer.batch_decode([[number] for number in ids])
+    return [entry for entry in entries if CHINESE.search(entry)]
+
+
 def estimate_tokens(text: str) -> int:
     """About how many tokens Qwen's vocabulary makes of `text`, where no tokenizer is at hand.
 
@@ -31,7 +52,7 @@ def estimate_tokens(text: str) -> int:
     Chinese prose has a fifth fewer tokens than this says. A space before Chinese is dear: it joins the first bytes of
     the character after it and breaks the word, so that ", 长发" is 5 tokens and ",长发" 3.
     """
-    chinese, spaces = len(_CHINESE.findall(text)), len(_SPACE_BEFORE_CHINESE.findall(text))
+    chinese, spaces = len(CHINESE.findall(text)), len(_SPACE_BEFORE_CHINESE.findall(text))
     latin = sum(1 + len(word) // 6 for word in _LATIN.findall(text))
     return round(0.72 * chinese + 2.5 * spaces + latin + len(_MARK_OR_DIGIT.findall(text)))
 
