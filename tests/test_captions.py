@@ -239,6 +239,8 @@ def test_vague_word(text, word):
         "普通话播音",
         "可爱风",
         "细节清晰",
+        "爱好看书",
+        "刚好看见彩虹",
     ],
 )
 def test_clear_words(tag):

@@ -38,7 +38,7 @@ _CLEAR = """
 特别版 高级灰 好奇 好友 好莱坞 美式 美术 美食 美甲 美国 美人鱼 美人痣 美人蕉 美洲 酷暑 一般人家 自然风景 自然景观
 自然博物馆 好人家 可能性 动人偶 生动人物 天气好转 棒棒糖 棒棒 甜甜圈 甜甜 美美与共 好好 超自然 大概念 随机器 一流水
 自然环境 自然场景 自然背景 自然风光 自然纹理 美少女 美少年 美男子 精致妆 精致的妆 妆容精致 妆精致 最佳男 最佳女
-最佳影片 最佳射手
+最佳影片 最佳射手 爱好 喜好 正好 刚好 恰好 只好
 """.split()
 # Too common in clear phrases to be vague everywhere: vague only about one of the nouns below, or as a whole tag.
 _WEAK = """
