@@ -186,3 +186,14 @@ def test_data_sheet_quotes_the_stored_measurement() -> None:
     assert f"of {hands['total']} that the judge found, {hands['count']} had\nfive fingers" in sheet
     assert f"rendered, show it {stored['hands_found_in_renderings']}." in sheet
     assert f"Two well-formed feet: {feet['value']:.0%} of" in sheet
+
+
+def test_data_sheet_of_the_judge_quotes_the_stored_measurement() -> None:
+    sheet = (REPOSITORY / "qwenlab/judge/README.md").read_text(encoding="utf-8")
+    drawn, through_vae = (
+        json.loads((REPOSITORY / f"benchmarks/results/judge_{name}.json").read_text())["fingers"]
+        for name in ("renderings", "vae")
+    )
+    assert f"{through_vae['right']:.1%} of {through_vae['hands']:,} hands" in sheet
+    assert f"{drawn['right']:.1%} as drawn" in sheet
+    assert through_vae["right"] >= 0.97

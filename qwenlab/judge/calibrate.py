@@ -21,7 +21,7 @@ from qwenlab.judge.networks import CLASSES, FEET_CLASSES, HAND_CLASSES
 from qwenlab.judge.reading import CALIBRATION, WEIGHTS, Judge, Reading, load_judge
 from qwenlab.judge.round_trip import load_vae, renoise, round_trip
 
-HELD_OUT_SEED, THRESHOLD_SEED = 2014, 3003
+HELD_OUT_SEED, THRESHOLD_SEED = 2015, 3003
 RENOISED = 512  # pictures
 _MATCH = 6.0  # pixels within which a found hand is taken for a drawn one
 _KINDS = ("base", "look-alike", "character")
@@ -190,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m qwenlab.judge.calibrate", description=__doc__)
     parser.add_argument("--model", help='"micro" or a pipeline folder: measure after its VAE and its denoising too')
     parser.add_argument("--vae", type=Path, help="folder of a VAE, where there is no whole pipeline yet")
-    parser.add_argument("--count", type=int, default=1000, help="pictures")
+    parser.add_argument("--count", type=int, default=2000, help="pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder of the results")
     options = parser.parse_args()

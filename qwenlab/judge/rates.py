@@ -45,7 +45,7 @@ def rate(count: int, total: int) -> Rate:
     spread = 1 + _Z**2 / total
     middle = (share + _Z**2 / (2 * total)) / spread
     half = _Z / spread * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
-    return Rate(share, min(share, middle - half), max(share, middle + half), count, total)
+    return Rate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)), count, total)
 
 
 def corrected_rate(counts: Sequence[tuple[int, int]], errors: dict[str, int], seed: int = 0) -> Rate:
