@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from qwenlab.buckets import shuffled_captions
 from qwenlab.caches import Caches
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import encode_text, read_dataset, split_dataset
+from qwenlab.dataset import View, encode_text, read_dataset, split_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.training import batches as batches_module
 from qwenlab.training import draw_batch, draw_batches, encode_dataset, flow_loss, held_out_loss, train_lora
@@ -120,6 +120,8 @@ def test_pictures_are_cut_not_letterboxed(pipeline, config):
     square = encode_dataset(pipeline, data, replace(config, resize_mode="letterbox"))
     assert set(square.sizes) == {(12, 12)} and set(cut.sizes) == {(12, 12), (16, 8), (8, 16)}
     assert torch.equal(cut.latents.mean[0], square.latents.mean[0])
+    expected = Caches(pipeline).latents([View(data.samples[1].path, (64, 128), crop=True)])
+    assert torch.equal(cut.latents.mean[1], expected.mean[0])
 
 
 def test_a_step_is_the_same_however_it_is_divided(pipeline, config, visits):
@@ -309,6 +311,8 @@ def test_held_out_loss_of_several_sizes_is_the_mean_over_pictures(pipeline, conf
     everything = held_out_loss(pipeline, encode_dataset(pipeline, data, config), (0.5,))
     one_by_one = held_out_loss(pipeline, encode_dataset(pipeline, data, config), (0.5,), batch_size=1)
     assert everything == pytest.approx(one_by_one, rel=1e-4)
+    varied = encode_dataset(pipeline, data, replace(config, random_flip=True, caption_orders=3))
+    assert held_out_loss(pipeline, varied, (0.5,)) == everything, "pictures and captions as they are"
 
 
 def test_notes_say_what_was_done(pipeline, config):
