@@ -53,7 +53,10 @@ def check_dataset(
 
 
 @app.command()
-def train(config: Annotated[Path, typer.Argument(help="YAML file, such as configs/micro_lora.yaml")]) -> None:
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/micro_lora.yaml")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in output_dir")] = False,
+) -> None:
     """Train a LoRA as a configuration file says."""
     from qwenlab.config import read_config
 
@@ -61,7 +64,7 @@ def train(config: Annotated[Path, typer.Argument(help="YAML file, such as config
     from qwenlab.pipeline import load_pipeline
     from qwenlab.training import train_lora
 
-    result = train_lora(load_pipeline(settings.base), settings)
+    result = train_lora(load_pipeline(settings.base), settings, resume=resume)
     typer.echo(f"LoRA saved in {result.lora_path} after {result.seconds:.0f} s of training")
     typer.echo(
         f'Next: qwenlab generate --base {settings.base} --lora {result.lora_path} --prompt "..." --out picture.png'
@@ -74,9 +77,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp")],
     lora: Annotated[Path | None, typer.Option(help="LoRA file; without it the base model draws")] = None,
     base: Annotated[str, typer.Option(help='"micro", a pipeline folder, or "Qwen/Qwen-Image"')] = "micro",
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")
-    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same picture")] = 0,
     steps: Annotated[int, typer.Option(min=2, help="Sampler steps")] = 20,
 ) -> None:
@@ -84,9 +85,7 @@ def generate(
     from qwenlab.show import encode_image
 
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise QwenlabError(
-            f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp"
-        )
+        raise QwenlabError(f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp")
     if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
         raise QwenlabError(f"--out {out}: no file can be written there; give the path of a new picture")
     if lora is not None:
@@ -144,9 +143,7 @@ def tour(
 
 @app.command()
 def claims(
-    out: Annotated[
-        Path | None, typer.Option(help="Write the table here (.md or .html) instead of printing it")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table here (.md or .html) instead of printing it")] = None,
 ) -> None:
     """Show the claims this series examines, with verdict and evidence."""
     from qwenlab.claims import load_claims, to_html, to_markdown
@@ -165,9 +162,7 @@ def claims(
 @app.command()
 def lint_captions(
     file: Annotated[Path, typer.Argument(help="captions.jsonl, or a .txt file with one caption a line")],
-    fix: Annotated[
-        Path | None, typer.Option(help="Write the captions with all safe rewrites to this new file")
-    ] = None,
+    fix: Annotated[Path | None, typer.Option(help="Write the captions with all safe rewrites to this new file")] = None,
 ) -> None:
     """Check captions against the template, one line a finding. Exits with 1 when something is found."""
     from qwenlab.captions import fix_file, lint_file

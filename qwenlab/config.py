@@ -78,7 +78,7 @@ class TrainConfig:
     timestep_sampling: str = "logit_normal"  # see qwenlab.flow.sample_sigmas
     mixed_precision: str = "fp32"
     gradient_checkpointing: bool = False
-    save_every_n_steps: int = 0
+    save_every_n_steps: int = 0  # a LoRA file each time, and the state from which --resume goes on
     validate_every_n_steps: int = 0  # held-out flow loss; with a validation_share also before and after training
     seed: int = 0
     # lora

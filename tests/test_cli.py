@@ -123,15 +123,18 @@ def test_train_says_what_to_do_next(tmp_path, monkeypatch):
 
     config = tmp_path / "a.yaml"
     config.write_text("max_train_steps: 2\n")
+    resumed: list[bool] = []
     monkeypatch.setattr(qwenlab.pipeline, "load_pipeline", lambda base: base)
     monkeypatch.setattr(
         qwenlab.training,
         "train_lora",
-        lambda pipeline, settings: SimpleNamespace(lora_path=tmp_path / "lora.safetensors", seconds=float(settings.max_train_steps)),
+        lambda pipeline, settings, resume: resumed.append(resume)
+        or SimpleNamespace(lora_path=tmp_path / "lora.safetensors", seconds=float(settings.max_train_steps)),
     )  # fmt: skip
     result = runner.invoke(app, ["train", str(config)])
     assert result.exit_code == 0, result.output
     assert "lora.safetensors after 2 s" in result.output and "qwenlab generate" in result.output
+    assert runner.invoke(app, ["train", str(config), "--resume"]).exit_code == 0 and resumed == [False, True]
 
 
 def test_tour_reports_the_failing_cell(monkeypatch):

@@ -18,11 +18,12 @@ from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from qwenlab.checkpoint import load_checkpoint, save_checkpoint
 from qwenlab.flow import derived_generator, interpolate, mu_for_tokens, shift_sigma, velocity
 from qwenlab.generate import NEGATIVE_PROMPT, generate
 from qwenlab.micro.assemble import SCHEDULER_CONFIG, assemble, save_pipeline
-from qwenlab.micro.checkpoint import Log, load_checkpoint, save_checkpoint
 from qwenlab.micro.latents import Latents, cache_latents, load_vae
+from qwenlab.micro.log import Log
 from qwenlab.micro.muon import Muon
 from qwenlab.micro.pictures import Painter
 from qwenlab.micro.recipe import Recipe, TransformerRecipe
@@ -165,13 +166,9 @@ def build_parts(recipe: Recipe, warm_start: Path | None) -> tuple[Qwen2Tokenizer
     width = text_encoder.config.text_config.hidden_size
     transformer = build_transformer(width, recipe.seed + 2, **recipe.transformer_config)
     if warm_start is not None:
-        saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            warm_start / "text_encoder", dtype=torch.float32
-        )
+        saved = Qwen2_5_VLForConditionalGeneration.from_pretrained(warm_start / "text_encoder", dtype=torch.float32)
         text_encoder.load_state_dict(saved.state_dict())
-        stored = QwenImageTransformer2DModel.from_pretrained(
-            warm_start / "transformer", dtype=torch.float32
-        )
+        stored = QwenImageTransformer2DModel.from_pretrained(warm_start / "transformer", dtype=torch.float32)
         transformer.load_state_dict(stored.state_dict())
     return tokenizer, TextToLatents(text_encoder, transformer)
 
@@ -210,7 +207,8 @@ def train_transformer(
     described |= dataclasses.asdict(options)
     checkpoint, step = out / "transformer.checkpoint.safetensors", 0
     if checkpoint.exists():
-        step, parts = load_checkpoint(checkpoint, optimizer=optimizer, recipe=described)
+        saved = load_checkpoint(checkpoint, optimizer=optimizer, recipe=described)
+        step, parts = saved.step, saved.tensors
         set_weights(model, parts["model"])
         average = {name: tensor.to(device) for name, tensor in parts["average"].items()}
     log = Log(out / "transformer.jsonl", step)

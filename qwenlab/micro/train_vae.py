@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage
 from torch import Tensor
 
+from qwenlab.checkpoint import load_checkpoint, save_checkpoint
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_json
 from qwenlab.flow import derived_generator
-from qwenlab.micro.checkpoint import Log, load_checkpoint, save_checkpoint
+from qwenlab.micro.log import Log
 from qwenlab.micro.muon import Muon
 from qwenlab.micro.pictures import Draw, Painter, PicturePool, derived_rng
 from qwenlab.micro.recipe import Recipe, VaeRecipe
@@ -162,7 +163,8 @@ def train_vae(
     described = {"seed": recipe.seed, "vae_config": recipe.vae_config} | dataclasses.asdict(options)
     checkpoint, step = out / "vae.checkpoint.safetensors", 0
     if checkpoint.exists():
-        step, parts = load_checkpoint(checkpoint, optimizer=optimizer, recipe=described)
+        saved = load_checkpoint(checkpoint, optimizer=optimizer, recipe=described)
+        step, parts = saved.step, saved.tensors
         vae.load_state_dict(parts["model"])
     log = Log(out / "vae.jsonl", step)
 

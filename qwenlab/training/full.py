@@ -12,7 +12,7 @@ from torch import Tensor
 from qwenlab.config import TrainConfig
 from qwenlab.lora import target_modules
 from qwenlab.training.loop import optimize
-from qwenlab.training.runtime import make_accelerator, training_mode, usable_precision
+from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, usable_precision
 from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def train_full(
     started = time.perf_counter()
     try:
         with training_mode(pipeline, accelerator, config) as prepared:
-            for step, loss in optimize(prepared, list(weights.values()), pipeline, training_set, config, accelerator):
+            optimizer = make_optimizer(list(weights.values()), config)
+            for step, loss in optimize(prepared, optimizer, pipeline, training_set, config, accelerator):
                 on_step(step, loss)
         seconds = time.perf_counter() - started
         return {name: (weight.detach() - before[name]).float().cpu() for name, weight in weights.items()}, seconds

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from qwenlab.checkpoint import load_checkpoint, save_checkpoint
 from qwenlab.config import TrainConfig
 from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
@@ -22,12 +23,21 @@ from qwenlab.lora import inject_lora, target_modules
 from qwenlab.lora_io import carries_lora, model_fingerprint, remove_lora, save_lora
 from qwenlab.training.batches import batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
-from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, usable_precision
+from qwenlab.training.runtime import (
+    interruptible,
+    make_accelerator,
+    make_optimizer,
+    resumable_settings,
+    training_mode,
+    usable_precision,
+)
 from qwenlab.training.training_set import TrainingSet, prepare_data
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers import QwenImagePipeline
+
+STATE_FILE = "training-state.safetensors"  # of an unfinished run, in output_dir
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ def train_lora(
     dataset: Dataset | None = None,
     progress: bool = True,
     on_step: Callable[[int, float], None] | None = None,
+    resume: bool = False,
 ) -> TrainResult:
     """Train a LoRA on `config.dataset` (or `dataset`) and write `output_dir/lora.safetensors`.
 
@@ -63,9 +74,11 @@ def train_lora(
         pipeline: a stock QwenImagePipeline in any precision.
         progress: show progress bars and notes on standard error.
         on_step: called with the step (from 1) and its loss after each optimizer step.
+        resume: go on with the run that `output_dir/training-state.safetensors` holds, to the same bits as an unbroken
+            one (same machine and number of threads). The file is written every `save_every_n_steps` and by Ctrl-C.
 
-    Raises: QwenlabError for a broken dataset, a folder that cannot be written, a missing optimizer package,
-        a loss that is not finite.
+    Raises: QwenlabError for a broken dataset, a folder that cannot be written or holds an unfinished run, a missing
+        optimizer package, a loss that is not finite, and when Ctrl-C stopped the run.
     """
     from tqdm import tqdm  # plain text: a notebook keeps it, where the widget needs a live kernel
 
@@ -80,6 +93,13 @@ def train_lora(
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise QwenlabError(f"output_dir: {output_dir} cannot be made ({error.strerror}); choose another") from error
+    state_path = output_dir / STATE_FILE
+    if state_path.exists() != resume:
+        raise QwenlabError(
+            f"{state_path}: no unfinished run is there; train without --resume"
+            if resume
+            else f"{state_path} holds an unfinished run: go on with --resume, delete it, or choose another output_dir"
+        )
 
     started = time.perf_counter()
     with accelerator.local_main_process_first():  # the others find everything in the cache
@@ -104,17 +124,33 @@ def train_lora(
     losses: list[float] = []
     previews: list[Path] = []
     validation: dict[int, dict[float, float]] = {}
+    optimizer = make_optimizer(list(parameters.values()), config)
+    described = resumable_settings(config, dataset)
+
+    def save_state(step: int) -> None:
+        values = {"losses": losses, "validation": [[at, list(row.items())] for at, row in validation.items()]}
+        save_checkpoint(
+            state_path, step=step, tensors={"lora": parameters}, optimizer=optimizer, recipe=described, values=values
+        )
+
+    first = 0
+    if resume:
+        saved = load_checkpoint(state_path, optimizer=optimizer, recipe=described)
+        for name, parameter in parameters.items():
+            parameter.data.copy_(saved.tensors["lora"][name])
+        first, losses = saved.step, saved.values["losses"]
+        validation = {at: dict(row) for at, row in saved.values["validation"]}
+        say(f"note: goes on after step {first}")
 
     started = time.perf_counter()
     with (
-        tqdm(total=config.max_train_steps, desc="train", mininterval=1.0, disable=not progress) as bar,
+        tqdm(total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, disable=not progress) as bar,
         training_mode(pipeline, accelerator, config) as transformer,
+        interruptible() as interrupted,
     ):
-        if data.validation and accelerator.is_main_process:
+        if data.validation and accelerator.is_main_process and not first:
             validation[0] = held_out_loss(pipeline, data.validation)
-        for step, loss in optimize(
-            transformer, list(parameters.values()), pipeline, data.training, config, accelerator
-        ):
+        for step, loss in optimize(transformer, optimizer, pipeline, data.training, config, accelerator, first):
             losses.append(loss)
             recent = losses[-50:]  # one step alone is mostly noise
             bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
@@ -129,8 +165,12 @@ def train_lora(
             if not last:
                 if _due(step, config.save_every_n_steps):
                     save_lora(pipeline, output_dir / f"checkpoint-{step:06d}.safetensors", metadata)
+                    save_state(step)
                 if _due(step, config.preview_every_n_steps):
                     previews += save_previews(pipeline, config, output_dir / "previews", step, data.prompts)
+                if interrupted:
+                    save_state(step)
+                    raise QwenlabError(f"stopped after step {step}; saved in {state_path}: go on with --resume")
     seconds = time.perf_counter() - started
 
     for parameter in parameters.values():
@@ -146,6 +186,7 @@ def train_lora(
             "seconds": seconds,
         }
         atomic_write_json(output_dir / "training.json", record)
+        state_path.unlink(missing_ok=True)
         if config.preview_every_n_steps:
             previews += save_previews(pipeline, config, output_dir / "previews", config.max_train_steps, data.prompts)
     return TrainResult(lora_path, losses, caching_seconds, seconds, previews, validation)
@@ -153,16 +194,21 @@ def train_lora(
 
 def optimize(
     transformer: torch.nn.Module,
-    parameters: list[torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
     pipeline: QwenImagePipeline,
     training_set: TrainingSet,
     config: TrainConfig,
     accelerator: Accelerator,
+    first: int = 0,
 ) -> Iterator[tuple[int, float]]:
-    """The loop: yields (step, loss) after each optimizer step. Changes `parameters` alone."""
+    """The loop: yields (step, loss) after each optimizer step, beginning after step `first`.
+
+    Changes the parameters of `optimizer` alone.
+    """
     from diffusers.optimization import get_scheduler
 
-    optimizer = accelerator.prepare(make_optimizer(parameters, config))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizer = accelerator.prepare(optimizer)
     # Left out of prepare(): accelerate would step it once a process, and the schedule would end early.
     lr_scheduler = get_scheduler(
         config.lr_scheduler,
@@ -170,7 +216,10 @@ def optimize(
         num_warmup_steps=config.warmup_steps,
         num_training_steps=config.max_train_steps,
     )
-    for step in range(1, config.max_train_steps + 1):
+    if first:  # the schedule is a function of the step alone
+        lr_scheduler.load_state_dict(lr_scheduler.state_dict() | {"last_epoch": first - 1, "_step_count": first})
+        lr_scheduler.step()
+    for step in range(first + 1, config.max_train_steps + 1):
         losses = []
         for micro_step in range(config.gradient_accumulation_steps):
             with accelerator.accumulate(transformer):

@@ -1,15 +1,21 @@
-"""The machine side of training: precision, accelerate, optimizer, and leaving the model as it was found."""
+"""The machine side of training: precision, accelerate, optimizer, interruption, leaving the model as it was found."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qwenlab.config import TrainConfig
+from qwenlab.config import WITHOUT_EFFECT, TrainConfig
+from qwenlab.dataset import Dataset
 from qwenlab.errors import QwenlabError
+from qwenlab.files import sha256_file, sha256_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,3 +87,29 @@ def make_optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) ->
     else:
         optimizer_class = torch.optim.AdamW
     return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """What must not change for a run to be resumed: settings that decide the weights, captions and pictures."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
+    pictures = [[sample.path.name, sha256_file(sample.path), sample.text] for sample in dataset.samples]
+    return settings | {"dataset": sha256_json(pictures)}
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Within the block the first Ctrl-C is only noted, in the list that is returned; the second one interrupts."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield received
+        return
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, previous)
