@@ -1,0 +1,155 @@
+"""A training run that is killed, stopped or interrupted goes on to the very same bits."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from qwenlab.config import TrainConfig
+from qwenlab.errors import QwenlabError
+from qwenlab.training import train_lora
+from qwenlab.training.loop import STATE_FILE
+from tests.tiny import SIZE, tiny_pipeline
+
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+from qwenlab.config import read_config
+from qwenlab.training import train_lora
+from qwenlab.training.loop import STATE_FILE
+from tests.tiny import tiny_pipeline
+torch.set_num_threads(1)
+config = read_config(sys.argv[1])
+state = Path(config.output_dir) / STATE_FILE
+train_lora(tiny_pipeline(), config, progress=False, resume=state.exists())
+"""
+
+
+@pytest.fixture
+def config(dataset_folder, tmp_path) -> TrainConfig:
+    return TrainConfig(
+        resolution=SIZE, dataset=str(dataset_folder), output_dir=str(tmp_path / "run"), max_train_steps=6,
+        batch_size_per_gpu=2, warmup_steps=2, learning_rate=1e-2, rank=4, dropout=0.2, save_every_n_steps=2, seed=3,
+    )  # fmt: skip
+
+
+def train(config, **options):
+    return train_lora(tiny_pipeline(), config, progress=False, **options)
+
+
+def same_bits(first: Path, second: Path) -> bool:
+    a, b = load_file(first), load_file(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(step):
+    def on_step(now, loss):
+        if now == step:
+            raise Crash
+
+    return on_step
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+def test_a_crashed_run_goes_on_to_the_same_bits(config, tmp_path, optimizer):
+    config = replace(config, optimizer=optimizer)
+    whole = train(replace(config, output_dir=str(tmp_path / "whole")))
+    with pytest.raises(Crash):
+        train(config, on_step=crash_at(5))
+    steps = []
+    result = train(config, resume=True, on_step=lambda step, loss: steps.append(step))
+    assert steps == [5, 6], "what step 4 had saved is not trained again"
+    assert result.losses == whole.losses
+    assert same_bits(result.lora_path, whole.lora_path)
+    assert not (Path(config.output_dir) / STATE_FILE).exists()
+
+
+def test_validation_is_carried_over(config, tmp_path):
+    rng = np.random.default_rng(0)
+    for path in (Path(config.dataset) / "images").iterdir():  # near duplicates would not be split
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((SIZE, SIZE)).save(path)
+    config = replace(config, validation_share=0.4, validate_every_n_steps=2)
+    whole = train(replace(config, output_dir=str(tmp_path / "whole")))
+    with pytest.raises(Crash):
+        train(config, on_step=crash_at(5))
+    assert train(config, resume=True).validation == whole.validation
+    assert list(whole.validation) == [0, 2, 4, 6]
+
+
+def test_ctrl_c_saves_after_the_step_in_hand(config, tmp_path):
+    config = replace(config, save_every_n_steps=0)
+    whole = train(replace(config, output_dir=str(tmp_path / "whole")))
+
+    def press(step, loss):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(QwenlabError, match="stopped after step 3; saved in .*: go on with --resume") as caught:
+        train(config, on_step=press)
+    assert "\n" not in str(caught.value) and signal.getsignal(signal.SIGINT) is before
+    assert same_bits(train(config, resume=True).lora_path, whole.lora_path)
+
+
+def test_an_unfinished_run_is_neither_overwritten_nor_continued_with_other_settings(config):
+    with pytest.raises(QwenlabError, match="no unfinished run is there"):
+        train(config, resume=True)
+    with pytest.raises(Crash):
+        train(config, on_step=crash_at(3))
+    state = Path(config.output_dir) / STATE_FILE
+    before = state.read_bytes()
+    with pytest.raises(QwenlabError, match="holds an unfinished run: go on with --resume"):
+        train(config)
+    with pytest.raises(QwenlabError, match=r"other settings \(learning_rate, seed differ\)"):
+        train(replace(config, seed=4, learning_rate=1e-3), resume=True)
+    captions = Path(config.dataset) / "captions.jsonl"
+    text = captions.read_text(encoding="utf-8")
+    captions.write_text(text.replace("1女孩", "2女孩", 1), encoding="utf-8")
+    with pytest.raises(QwenlabError, match=r"other settings \(dataset differ\)"):
+        train(config, resume=True)
+    captions.write_text(text, encoding="utf-8")
+    assert state.read_bytes() == before
+    state.write_bytes(before[:-100])
+    with pytest.raises(QwenlabError, match="cannot read the checkpoint .*; delete it"):
+        train(config, resume=True)
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(config, tmp_path):
+    config = replace(config, max_train_steps=40, save_every_n_steps=1)
+    file = tmp_path / "config.yaml"
+
+    def process(folder):
+        settings = asdict(replace(config, output_dir=str(tmp_path / folder)))
+        file.write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
+        return subprocess.Popen([sys.executable, "-c", PROGRAM, str(file)])
+
+    assert process("whole").wait() == 0
+    rng, state = random.Random(0), tmp_path / "killed" / STATE_FILE
+    for _ in range(3):
+        running, begun = process("killed"), state.stat().st_mtime_ns if state.exists() else 0
+        deadline = time.monotonic() + 120
+        while not state.exists() or state.stat().st_mtime_ns == begun:  # it has gone on
+            assert running.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.1))
+        assert running.poll() is None, "too late: it was finished"
+        running.kill()
+        running.wait()
+    assert process("killed").wait() == 0
+    assert same_bits(tmp_path / "whole" / "lora.safetensors", tmp_path / "killed" / "lora.safetensors")
