@@ -131,7 +131,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_continued_with_other_setti
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_bits(config, tmp_path):
-    config = replace(config, max_train_steps=40, save_every_n_steps=1)
+    config = replace(config, max_train_steps=120, save_every_n_steps=1)
     file = tmp_path / "config.yaml"
 
     def process(folder):
@@ -147,7 +147,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(config, tmp_path
         while not state.exists() or state.stat().st_mtime_ns == begun:  # it has gone on
             assert running.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.05))
         assert running.poll() is None, "too late: it was finished"
         running.kill()
         running.wait()
