@@ -19,6 +19,8 @@ from safetensors.torch import save
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes
 
+_NOT_KEPT = ("params", "lr", "initial_lr")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -45,7 +47,9 @@ def save_checkpoint(
     numbers = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
     flat |= {name: value for name, value in state.items() if name not in numbers}
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in flat.items()}
-    header = {"step": step, "recipe": recipe, "values": values or {}, "numbers": numbers}
+    # Prodigy estimates its rate in the groups. lr itself belongs to the schedule, a function of the step.
+    kept = [{k: v for k, v in group.items() if k not in _NOT_KEPT} for group in optimizer.state_dict()["param_groups"]]
+    header = {"step": step, "recipe": recipe, "values": values or {}, "numbers": numbers, "groups": kept}
     metadata = {name: json.dumps(value, sort_keys=True) for name, value in header.items()}
     atomic_write_bytes(path, save(flat, metadata=metadata))
 
@@ -81,7 +85,9 @@ def load_checkpoint(path: Path, *, optimizer: torch.optim.Optimizer, recipe: dic
             state[key] = value
         else:
             parts.setdefault(part, {})[rest] = value
-    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    fresh_groups = optimizer.state_dict()["param_groups"]
+    groups = [fresh | kept for fresh, kept in zip(fresh_groups, header["groups"], strict=True)]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
     return Checkpoint(header["step"], parts, header.get("values", {}))
 
 

@@ -21,28 +21,45 @@ SECTIONS = ("model", "data", "training", "lora", "preview")
 # the code.
 CHOICES = {
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
+    "loss_weighting": ("none", "sigma_sqrt", "cosmap"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
     "mixed_precision": ("fp32", "bf16"),
-    "optimizer": ("adamw", "adamw_8bit"),
+    "optimizer": ("adamw", "adamw_8bit", "prodigy"),
     "resize_mode": ("letterbox", "buckets"),
     "timestep_sampling": ("uniform", "logit_normal", "shifted"),
 }
 POSITIVE = (
     "resolution", "batch_size_per_gpu", "gradient_accumulation_steps", "max_train_steps", "learning_rate",
-    "max_grad_norm", "rank", "alpha", "caption_orders",
+    "max_grad_norm", "rank", "alpha", "caption_orders", "text_encoder_alpha",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed",
-    "validate_every_n_steps",
+    "validate_every_n_steps", "keep_checkpoints", "transformer_lr_ratio", "text_encoder_lr_ratio", "prior_weight",
+    "text_encoder_rank",
 )  # fmt: skip
-SHARES = ("dropout", "caption_dropout", "validation_share")
+SHARES = ("dropout", "caption_dropout", "validation_share", "ema_decay")
 # Settings that do not change the weights.
 WITHOUT_EFFECT = (
     "output_dir", "save_every_n_steps", "preview_prompts", "preview_every_n_steps", "preview_steps", "cache_dir",
-    "free_text_encoder", "validate_every_n_steps",
+    "free_text_encoder", "validate_every_n_steps", "keep_checkpoints", "tensorboard", "use_vae",
 )  # fmt: skip
 # Settings that came later: they count in the hash when they are set, so that older files keep theirs.
-LATER = ("resize_mode", "random_flip", "caption_orders", "validation_share")
+LATER = (
+    "resize_mode", "random_flip", "caption_orders", "validation_share", "attention_backend", "transformer_lr_ratio",
+    "text_encoder_lr_ratio", "loss_weighting", "unmasked_weight", "ema_decay", "prior_dataset", "prior_weight",
+    "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "use_structural_loss",
+)  # fmt: skip
+# Names that other trainers, and the article, use -> what to write here.
+ELSEWHERE = {
+    "unet_lr_ratio": "transformer_lr_ratio: Qwen-Image has a transformer and no U-Net",
+    "xformers_memory_efficient_attention": "attention_backend: xformers",
+    "unet_lr": "learning_rate",
+    "text_encoder_lr": "text_encoder_lr_ratio, a factor of learning_rate",
+    "train_batch_size": "batch_size_per_gpu",
+    "network_dim": "rank",
+    "network_alpha": "alpha",
+    "weighting_scheme": "timestep_sampling (which sigmas) or loss_weighting (how much each counts)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +69,8 @@ class TrainConfig:
     # model
     base: str = "micro"  # what load_pipeline takes: "micro", a folder, "Qwen/Qwen-Image"
     resolution: int = 128  # side in pixels of a square picture; see resize_mode for others
+    use_vae: bool = True  # the transformer knows latents only; there is nothing to switch off
+    attention_backend: str = "native"  # or "xformers", ...: qwenlab.attention_backends tests it before it is used
     # data
     dataset: str = "data_sample"  # folder with images/ and captions.jsonl
     output_dir: str = "runs/lora"
@@ -65,27 +84,42 @@ class TrainConfig:
     validation_share: float = 0.0  # of the pictures, held out by groups of near duplicates; see validate_every_n_steps
     cache_dir: str = ""  # folder that several runs may share; empty: cache/ in output_dir
     free_text_encoder: bool = False  # give its memory back once captions and preview prompts are encoded
+    # Pictures of the class (children, say) that the base drew: they keep the base from forgetting (DreamBooth)
+    prior_dataset: str = ""  # folder like dataset; as many of its pictures go into each step
+    prior_weight: float = 1.0  # of their loss
+    unmasked_weight: float = 1.0  # weight in the loss of what masks/NAME.png leaves black; 1: no masks
+    augment_hands: bool = False  # lesson 06
     # training
     batch_size_per_gpu: int = 1
     gradient_accumulation_steps: int = 1
     max_train_steps: int = 1000  # optimizer steps
     learning_rate: float = 1e-4
+    transformer_lr_ratio: float = 1.0  # the transformer's rate is learning_rate times this
+    text_encoder_lr_ratio: float = 1.0
     lr_scheduler: str = "cosine"
     warmup_steps: int = 0  # optimizer steps
     optimizer: str = "adamw"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     timestep_sampling: str = "logit_normal"  # see qwenlab.flow.sample_sigmas
+    loss_weighting: str = "none"  # of the sigmas: diffusers.training_utils.compute_loss_weighting_for_sd3
+    use_structural_loss: bool = False  # lesson 06
+    ema_decay: float = 0.0  # of the average of the weights, which is then what is saved and drawn with; 0: none
     mixed_precision: str = "fp32"
     gradient_checkpointing: bool = False
     save_every_n_steps: int = 0  # a LoRA file each time, and the state from which --resume goes on
+    keep_checkpoints: int = 0  # of these LoRA files the last ones; 0: all. The best by validation is kept besides
     validate_every_n_steps: int = 0  # held-out flow loss; with a validation_share also before and after training
+    tensorboard: bool = False  # losses, learning rate and validation in output_dir/logs
     seed: int = 0
     # lora
     rank: int = 8
     alpha: float = 8.0
     dropout: float = 0.0
     apply_to: list[str] = field(default_factory=lambda: ["attention+mlp"])
+    init_lora: str = ""  # LoRA file, of any trainer, from which training goes on
+    text_encoder_rank: int = 0  # of a second LoRA, on the text encoder; 0: the text encoder stays as it is
+    text_encoder_alpha: float = 8.0
     # preview
     preview_prompts: list[str] = field(default_factory=list)
     preview_every_n_steps: int = 0
@@ -113,6 +147,17 @@ class TrainConfig:
             raise QwenlabError("preview_every_n_steps: needs preview_prompts, a list of captions to draw")
         if self.validate_every_n_steps and not self.validation_share:
             raise QwenlabError("validate_every_n_steps: needs validation_share, the share of pictures to hold out")
+        if not 0 <= self.unmasked_weight <= 1:
+            raise QwenlabError(f"unmasked_weight: {self.unmasked_weight} must be at least 0 and at most 1")
+        if not self.use_vae:
+            raise QwenlabError("use_vae: false is impossible, the transformer reads latents of the VAE; leave it true")
+        for name in ("augment_hands", "use_structural_loss"):
+            if getattr(self, name):
+                raise QwenlabError(f"{name}: comes with lesson 06 and is not there yet; leave it false")
+        if self.text_encoder_rank and self.free_text_encoder:
+            raise QwenlabError("text_encoder_rank: a freed text encoder cannot learn; set free_text_encoder: false")
+        if self.text_encoder_rank and self.init_lora:
+            raise QwenlabError("init_lora: goes on with a transformer's LoRA only; set text_encoder_rank: 0")
         if self.warmup_steps >= self.max_train_steps:
             raise QwenlabError(
                 f"warmup_steps: {self.warmup_steps} must be less than max_train_steps ({self.max_train_steps})"
@@ -164,6 +209,8 @@ def config_from_mapping(content: Any) -> TrainConfig:
             flat[name] = item
     types_of = typing.get_type_hints(TrainConfig)
     for name in flat:
+        if name in ELSEWHERE:
+            raise QwenlabError(f"{name}: is written {ELSEWHERE[name]}")
         if name not in types_of:
             raise QwenlabError(f"{name}: unknown key{_nearest(str(name), [*types_of, *SECTIONS])}")
     return TrainConfig(**{name: _convert(name, value, types_of[name]) for name, value in flat.items()})

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from qwenlab.errors import QwenlabError
-from qwenlab.files import atomic_write_bytes
+from qwenlab.files import atomic_write_bytes, atomic_write_json
 from qwenlab.lora import lora_layers, lora_state, unwrap_lora
 
 if TYPE_CHECKING:
@@ -31,12 +31,16 @@ def remove_lora(pipeline: QwenImagePipeline) -> None:
     """Take every LoRA off the pipeline, injected or loaded: it computes what the base computes again."""
     unwrap_lora(pipeline.transformer)
     pipeline.unload_lora_weights()
+    if pipeline.text_encoder is not None:
+        unwrap_lora(pipeline.text_encoder)
+        for name in list(getattr(pipeline.text_encoder, "peft_config", {})):
+            pipeline.text_encoder.delete_adapter(name)
 
 
 def carries_lora(pipeline: QwenImagePipeline) -> bool:
-    """Whether the transformer carries a LoRA, injected here or loaded by the stock loader."""
-    transformer = pipeline.transformer
-    return bool(lora_layers(transformer) or getattr(transformer, "peft_config", None))
+    """Whether transformer or text encoder carries a LoRA, injected here or loaded by a stock loader."""
+    models = [model for model in (pipeline.transformer, pipeline.text_encoder) if model is not None]
+    return any(lora_layers(model) or getattr(model, "peft_config", None) for model in models)
 
 
 def model_fingerprint(transformer: nn.Module) -> str:
@@ -83,9 +87,14 @@ def save_lora(pipeline: QwenImagePipeline, path: str | Path, metadata: Mapping[s
 
 def adapter_config(transformer: nn.Module) -> dict[str, object]:
     """The injected LoRA as a peft `LoraConfig` dictionary, with the prefix that the stock loader looks for."""
+    return {f"transformer.{key}": value for key, value in _peft_config(transformer).items()}
+
+
+def _peft_config(model: nn.Module) -> dict[str, object]:
+    """The injected LoRA as a peft `LoraConfig` dictionary of JSON values."""
     from peft import LoraConfig
 
-    layers = lora_layers(transformer)
+    layers = lora_layers(model)
     first = next(iter(layers.values()))
     config = LoraConfig(
         r=first.rank,
@@ -94,8 +103,53 @@ def adapter_config(transformer: nn.Module) -> dict[str, object]:
         lora_dropout=first.dropout.p,
         target_modules=sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in layers}),  # without the block's number
     )
-    entries = config.to_dict()
-    return {f"transformer.{key}": sorted(value) if isinstance(value, set) else value for key, value in entries.items()}
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+
+
+def text_encoder_folder(path: str | Path) -> Path:
+    """The folder beside a LoRA file for the LoRA of the text encoder: a.safetensors -> a-text-encoder."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}-text-encoder")
+
+
+def save_text_encoder_lora(pipeline: QwenImagePipeline, folder: str | Path) -> Path:
+    """Write the LoRA injected into the text encoder as a peft folder, which `text_encoder.load_adapter` reads.
+
+    It has a folder of its own because the stock loader drops `text_encoder.*` tensors of a LoRA file without a word.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    state = {f"base_model.model.{key}": value for key, value in lora_state(pipeline.text_encoder).items()}
+    atomic_write_bytes(folder / "adapter_model.safetensors", save(state, metadata={"format": "pt"}))
+    atomic_write_json(folder / "adapter_config.json", _peft_config(pipeline.text_encoder))
+    return folder
+
+
+def continue_lora(pipeline: QwenImagePipeline, path: str | Path) -> None:
+    """Put the factors of a LoRA file, of any trainer's layout, into the LoRA injected into the transformer.
+
+    The file's own scaling is kept by scaling B. Raises QwenlabError when the file is no plain LoRA, or its layers or
+    ranks are not those that were injected.
+    """
+    from qwenlab.lora_files import read_lora
+    from qwenlab.lora_files.reading import open_tensors
+
+    file, layers = read_lora(path), lora_layers(pipeline.transformer)
+    if file.kinds != ["LoRA"]:
+        raise QwenlabError(f"init_lora: {path} holds {' and '.join(file.kinds)}; only a plain LoRA can be continued")
+    for name in layers.keys() ^ file.layers.keys():
+        where = "the file has no" if name in layers else "apply_to does not name"
+        raise QwenlabError(f"init_lora: {path}: {where} layer {name}; set apply_to to the layers of the file")
+    with open_tensors(Path(path)) as tensors, torch.no_grad():
+        for name, layer in layers.items():
+            entry, shape = file.layers[name], (layer.lora_B.out_features, layer.lora_A.in_features)
+            if entry.shape != shape:
+                raise QwenlabError(f"init_lora: {path}: of another model, {name} is {entry.shape} and here {shape}")
+            if entry.rank != layer.rank:
+                raise QwenlabError(f"init_lora: {path}: rank {entry.rank}, here {layer.rank}; set rank to the file's")
+            layer.lora_A.weight.copy_(tensors.get_tensor(entry.a.text))
+            layer.lora_B.weight.copy_(tensors.get_tensor(entry.b.text).float() * (entry.scaling / layer.scaling))
 
 
 def lora_metadata(path: str | Path) -> dict[str, str]:
@@ -119,6 +173,10 @@ def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str =
     if trained_on and trained_on != model_fingerprint(pipeline.transformer):
         warnings.warn(f"{path}: trained on other weights of this architecture; expect other pictures", stacklevel=2)
     pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
+    if text_encoder_folder(path).is_dir():
+        if pipeline.text_encoder is None:
+            raise QwenlabError(f"{text_encoder_folder(path)}: the pipeline's text encoder was freed; load it again")
+        pipeline.text_encoder.load_adapter(str(text_encoder_folder(path)), adapter_name=adapter_name)
     return metadata
 
 

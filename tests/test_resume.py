@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from qwenlab.config import TrainConfig
 from qwenlab.errors import QwenlabError
 from qwenlab.training import train_lora
-from qwenlab.training.loop import STATE_FILE
+from qwenlab.training.run import STATE_FILE
 from tests.tiny import SIZE, tiny_pipeline
 
 PROGRAM = """
@@ -27,7 +27,7 @@ import sys, torch
 from pathlib import Path
 from qwenlab.config import read_config
 from qwenlab.training import train_lora
-from qwenlab.training.loop import STATE_FILE
+from qwenlab.training.run import STATE_FILE
 from tests.tiny import tiny_pipeline
 torch.set_num_threads(1)
 config = read_config(sys.argv[1])

@@ -22,6 +22,7 @@ from qwenlab.config import TrainConfig
 from qwenlab.dataset import pad_texts
 from qwenlab.errors import QwenlabError
 from qwenlab.flow import derived_generator, interpolate, sample_sigmas, velocity
+from qwenlab.generate import NEGATIVE_PROMPT
 from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Batch:
     text: Tensor  # (B, T, D)
     text_mask: Tensor | None  # (B, T) bool
     image_shapes: list[list[tuple[int, int, int]]]  # (frames, h / 2, w / 2) of each sample, for the rotary embedding
+    weight: Tensor | None = None  # (B, S) or (B, 1) float32, of each token's error in the loss; None: all 1
 
 
 def draw_batches(
@@ -48,22 +50,25 @@ def draw_batches(
     step: int,
     micro_step: int,
     accelerator: Accelerator,
+    stream: str = "sample",
 ) -> list[Batch]:
     """What this process reads at (step, micro_step): `batch_size_per_gpu` pictures, one batch for each size of them.
 
     A step's samples are numbered 0, 1, ... over micro-steps and processes; a picture's second visit comes
     only after every other picture's first. A sample brings its noise, its sigma, its version of picture and caption,
-    and whether the caption is dropped.
+    and whether the caption is dropped. Another `stream` draws other random numbers, for a second training set. With a
+    LoRA on the text encoder captions are encoded here, and gradients reach it.
     """
     size = config.batch_size_per_gpu
     samples_per_step = size * config.gradient_accumulation_steps * accelerator.num_processes
     first = (micro_step * accelerator.num_processes + accelerator.process_index) * size
-    parts: dict[torch.Size, list[tuple[Tensor, Tensor, Tensor, Tensor]]] = defaultdict(list)
+    live = bool(config.text_encoder_rank)
+    parts: dict[torch.Size, list[tuple]] = defaultdict(list)
     for sample in range(first, first + size):
         visit = (step - 1) * samples_per_step + sample
         index = picture_of_visit(config.seed, visit, training_set.sizes, samples_per_step)
         latents_index, text_index = _choose(training_set.choices[index], config.seed, step, sample)
-        generator = derived_generator(config.seed, "sample", step, sample)
+        generator = derived_generator(config.seed, stream, step, sample)
         x0 = training_set.latents.sample(latents_index, generator)
         noise = torch.randn(x0.shape, generator=generator)
         sigma = sample_sigmas(
@@ -71,16 +76,42 @@ def draw_batches(
             image_seq_len=x0.shape[-1] * x0.shape[-2] // 4, scheduler_config=pipeline.scheduler.config,
         )  # fmt: skip
         keep = torch.rand((), generator=generator) >= config.caption_dropout
-        text = training_set.texts[text_index] if keep else training_set.dropped
-        parts[x0.shape].append((x0, noise, sigma, text))
+        if live:
+            text = training_set.captions[text_index] if keep else NEGATIVE_PROMPT
+        else:
+            text = training_set.texts[text_index] if keep else training_set.dropped
+        weight = training_set.weights[latents_index] if training_set.weights else None
+        parts[x0.shape].append((x0, noise, sigma, text, weight))
     # Only torch.manual_seed reaches LoRA dropout.
-    torch.manual_seed(derived_generator(config.seed, "dropout", step, first).initial_seed())
+    dropout = "dropout" if stream == "sample" else f"dropout of {stream}"
+    torch.manual_seed(derived_generator(config.seed, dropout, step, first).initial_seed())
 
     batches = []
     for samples in parts.values():
-        x0, noise, sigma, texts = zip(*samples, strict=True)
-        batches.append(make_batch(pipeline, torch.stack(x0), torch.stack(noise), torch.cat(sigma), texts))
+        x0, noise, sigma, texts, weights = zip(*samples, strict=True)
+        sigma = torch.cat(sigma)
+        weight = _loss_weight(config, sigma, None if weights[0] is None else torch.stack(weights))
+        texts = embed_texts(pipeline, texts) if live else texts
+        batches.append(make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight))
     return batches
+
+
+def _loss_weight(config: TrainConfig, sigma: Tensor, tokens: Tensor | None) -> Tensor | None:
+    """Weights of the sigmas (B,) and of the regions (B, S), multiplied: (B, S), (B, 1) or None."""
+    if config.loss_weighting == "none":
+        return tokens
+    from diffusers.training_utils import compute_loss_weighting_for_sd3
+
+    weight = compute_loss_weighting_for_sd3(config.loss_weighting, sigma)[:, None]  # (B, 1)
+    return weight if tokens is None else weight * tokens
+
+
+def embed_texts(pipeline: QwenImagePipeline, texts: Sequence[str]) -> list[Tensor]:
+    """Captions -> embeddings (T_i, D), encoded in one batch and open to gradients."""
+    embeddings, mask = pipeline.encode_prompt(list(texts))
+    if mask is None:  # equally long
+        return list(embeddings)
+    return [row[:length] for row, length in zip(embeddings, mask.sum(dim=1).tolist(), strict=True)]
 
 
 def draw_batch(
@@ -104,7 +135,12 @@ def _choose(pairs: Sequence[tuple[int, int]], seed: int, step: int, sample: int)
 
 
 def make_batch(
-    pipeline: QwenImagePipeline, latents: Tensor, noise: Tensor, sigma: Tensor, texts: Sequence[Tensor]
+    pipeline: QwenImagePipeline,
+    latents: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    texts: Sequence[Tensor],
+    weight: Tensor | None = None,
 ) -> Batch:
     """Latents and noise (B, C / 4, h, w), sigma (B,), B embeddings (T_i, D) -> what the transformer reads."""
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
@@ -119,6 +155,7 @@ def make_batch(
         text=text.to(device, dtype),
         text_mask=None if mask is None else mask.to(device),
         image_shapes=[[(1, height // 2, width // 2)]] * batch,
+        weight=None if weight is None else weight.to(device),
     )
 
 
@@ -163,7 +200,7 @@ def batches_loss(transformer: torch.nn.Module, batches: Sequence[Batch]) -> Tens
 
 
 def flow_loss(transformer: torch.nn.Module, batch: Batch) -> Tensor:
-    """Mean squared error of the predicted velocity, a float32 scalar."""
+    """Mean squared error of the predicted velocity, weighted by `batch.weight`: a float32 scalar."""
     prediction = transformer(
         hidden_states=batch.x_t,
         timestep=batch.sigma,  # the pipeline divides its timesteps by 1000, too
@@ -172,4 +209,7 @@ def flow_loss(transformer: torch.nn.Module, batch: Batch) -> Tensor:
         img_shapes=batch.image_shapes,
         return_dict=False,
     )[0]
-    return torch.nn.functional.mse_loss(prediction.float(), batch.target)
+    if batch.weight is None:
+        return torch.nn.functional.mse_loss(prediction.float(), batch.target)
+    error = (prediction.float() - batch.target).square().mean(dim=-1)  # (B, S)
+    return (error * batch.weight).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,31 +13,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from qwenlab.checkpoint import load_checkpoint, save_checkpoint
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import Dataset, read_dataset
+from qwenlab.dataset import Dataset, encode_text, read_dataset
 from qwenlab.errors import QwenlabError
-from qwenlab.files import atomic_write_json
 from qwenlab.generate import generate
-from qwenlab.lora import inject_lora, target_modules
-from qwenlab.lora_io import carries_lora, model_fingerprint, remove_lora, save_lora
+from qwenlab.lora_io import carries_lora, remove_lora
 from qwenlab.training.batches import batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
-from qwenlab.training.runtime import (
-    interruptible,
-    make_accelerator,
-    make_optimizer,
-    resumable_settings,
-    training_mode,
-    usable_precision,
-)
-from qwenlab.training.training_set import TrainingSet, prepare_data
+from qwenlab.training.observers import Observer, TensorBoard
+from qwenlab.training.run import STATE_FILE, Run, exclusive
+from qwenlab.training.runtime import interruptible, make_accelerator, training_mode, usable_precision
+from qwenlab.training.training_set import RunData, TrainingSet, prepare_data
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers import QwenImagePipeline
-
-STATE_FILE = "training-state.safetensors"  # of an unfinished run, in output_dir
+    from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,7 @@ class TrainResult:
     """What a run leaves: the LoRA file, the loss of every optimizer step, seconds of caching and training.
 
     validation: {step: {sigma: held-out flow loss}}, step 0 being the base; empty without `validation_share`.
+    best_step: the step with the lowest of these; its LoRA is best.safetensors, unless it is the base.
     """
 
     lora_path: Path
@@ -53,6 +45,7 @@ class TrainResult:
     seconds: float
     previews: list[Path]
     validation: dict[int, dict[float, float]]
+    best_step: int | None = None
 
 
 def train_lora(
@@ -62,6 +55,7 @@ def train_lora(
     dataset: Dataset | None = None,
     progress: bool = True,
     on_step: Callable[[int, float], None] | None = None,
+    observers: Sequence[Observer] = (),
     resume: bool = False,
 ) -> TrainResult:
     """Train a LoRA on `config.dataset` (or `dataset`) and write `output_dir/lora.safetensors`.
@@ -74,11 +68,13 @@ def train_lora(
         pipeline: a stock QwenImagePipeline in any precision.
         progress: show progress bars and notes on standard error.
         on_step: called with the step (from 1) and its loss after each optimizer step.
+        observers: told of steps, validation and previews, such as `qwenlab.training.Dashboard`.
         resume: go on with the run that `output_dir/training-state.safetensors` holds, to the same bits as an unbroken
             one (same machine and number of threads). The file is written every `save_every_n_steps` and by Ctrl-C.
 
-    Raises: QwenlabError for a broken dataset, a folder that cannot be written or holds an unfinished run, a missing
-        optimizer package, a loss that is not finite, and when Ctrl-C stopped the run.
+    Raises: QwenlabError for a broken dataset, a folder that cannot be written, holds an unfinished run or is in use, a
+        missing optimizer package, an attention backend that fails its test, a loss that is not finite, and when Ctrl-C
+        stopped the run.
     """
     from tqdm import tqdm  # plain text: a notebook keeps it, where the widget needs a live kernel
 
@@ -89,107 +85,109 @@ def train_lora(
     for warning in dataset.warnings:
         say(f"warning: {warning}")
     output_dir = Path(config.output_dir)
+    with exclusive(output_dir, accelerator.is_main_process):
+        state_path = output_dir / STATE_FILE
+        if state_path.exists() != resume:
+            raise QwenlabError(
+                f"{state_path}: no unfinished run is there; train without --resume"
+                if resume
+                else f"{state_path} holds an unfinished run: go on with --resume, delete it, or change output_dir"
+            )
+        started = time.perf_counter()
+        with accelerator.local_main_process_first():  # the others find everything in the cache
+            data = prepare_data(pipeline, dataset, config, say, progress)
+        caching_seconds = time.perf_counter() - started
+        if carries_lora(pipeline):
+            say("note: the LoRA that was loaded is removed first")
+            remove_lora(pipeline)
+        run = Run(pipeline, config, output_dir, dataset, say)
+        first = run.resume() if resume else 0
+        if resume:
+            say(f"note: goes on after step {first}")
+        started = time.perf_counter()
+        with tqdm(
+            total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, disable=not progress
+        ) as bar:
+            previews = _train(run, data, accelerator, first, bar, on_step, observers)
+        seconds = time.perf_counter() - started
+        path = output_dir / "lora.safetensors"
+        if accelerator.is_main_process:
+            run.finish(seconds)
+            if config.preview_every_n_steps:
+                last = save_previews(pipeline, config, output_dir / "previews", config.max_train_steps, data.prompts)
+                previews += last
+                for observer in observers:
+                    observer.on_preview(config.max_train_steps, last)
+        else:
+            run.round()
+    return TrainResult(path, run.losses, caching_seconds, seconds, previews, run.validation, run.best_step)
+
+
+def _train(
+    run: Run,
+    data: RunData,
+    accelerator: Accelerator,
+    first: int,
+    bar: tqdm,
+    on_step: Callable[[int, float], None] | None,
+    observers: Sequence[Observer],
+) -> list[Path]:
+    """The steps after `first` with all that is due between them; returns the previews."""
+    pipeline, config, previews = run.pipeline, run.config, []
+    main = accelerator.is_main_process
+    observers = [*observers, *([TensorBoard(accelerator)] if config.tensorboard else [])] if main else []
+
+    def validate(step: int) -> None:
+        with run.averaged():
+            run.validation[step] = held_out_loss(pipeline, _as_encoded_now(pipeline, config, data.validation))
+        run.save_if_best(step)
+        for observer in observers:
+            observer.on_validation(step, run.validation[step])
+
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise QwenlabError(f"output_dir: {output_dir} cannot be made ({error.strerror}); choose another") from error
-    state_path = output_dir / STATE_FILE
-    if state_path.exists() != resume:
-        raise QwenlabError(
-            f"{state_path}: no unfinished run is there; train without --resume"
-            if resume
-            else f"{state_path} holds an unfinished run: go on with --resume, delete it, or choose another output_dir"
-        )
-
-    started = time.perf_counter()
-    with accelerator.local_main_process_first():  # the others find everything in the cache
-        data = prepare_data(pipeline, dataset, config, say, progress)
-    caching_seconds = time.perf_counter() - started
-
-    if carries_lora(pipeline):
-        say("note: the LoRA that was loaded is removed first")
-        remove_lora(pipeline)
-    parameters = inject_lora(
-        pipeline.transformer,
-        target_modules(config.apply_to),
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        seed=config.seed,
-    )
-    base_dtype = pipeline.transformer.dtype
-    metadata = {
-        "qwenlab.base": config.base, "qwenlab.config": config.hash(), "qwenlab.trigger": config.trigger,
-    }  # fmt: skip
-    losses: list[float] = []
-    previews: list[Path] = []
-    validation: dict[int, dict[float, float]] = {}
-    optimizer = make_optimizer(list(parameters.values()), config)
-    described = resumable_settings(config, dataset)
-
-    def save_state(step: int) -> None:
-        values = {"losses": losses, "validation": [[at, list(row.items())] for at, row in validation.items()]}
-        save_checkpoint(
-            state_path, step=step, tensors={"lora": parameters}, optimizer=optimizer, recipe=described, values=values
-        )
-
-    first = 0
-    if resume:
-        saved = load_checkpoint(state_path, optimizer=optimizer, recipe=described)
-        for name, parameter in parameters.items():
-            parameter.data.copy_(saved.tensors["lora"][name])
-        first, losses = saved.step, saved.values["losses"]
-        validation = {at: dict(row) for at, row in saved.values["validation"]}
-        say(f"note: goes on after step {first}")
-
-    started = time.perf_counter()
-    with (
-        tqdm(total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, disable=not progress) as bar,
-        training_mode(pipeline, accelerator, config) as transformer,
-        interruptible() as interrupted,
-    ):
-        if data.validation and accelerator.is_main_process and not first:
-            validation[0] = held_out_loss(pipeline, data.validation)
-        for step, loss in optimize(transformer, optimizer, pipeline, data.training, config, accelerator, first):
-            losses.append(loss)
-            recent = losses[-50:]  # one step alone is mostly noise
-            bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
-            bar.update()
-            if on_step:
-                on_step(step, loss)
-            if not accelerator.is_main_process:
-                continue
-            last = step == config.max_train_steps
-            if data.validation and (last or _due(step, config.validate_every_n_steps)):
-                validation[step] = held_out_loss(pipeline, data.validation)
-            if not last:
+        with training_mode(pipeline, accelerator, config) as transformer, interruptible() as interrupted:
+            if data.validation and main and not first:
+                validate(0)
+            steps = optimize(
+                transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior
+            )
+            for step, loss in steps:
+                run.after_step(loss)
+                recent = run.losses[-50:]  # one step alone is mostly noise
+                bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
+                bar.update()
+                if on_step:
+                    on_step(step, loss)
+                for observer in observers:
+                    observer.on_step(step, loss, run.optimizer.param_groups[0]["lr"])
+                if not main:
+                    continue
+                last = step == config.max_train_steps
+                if data.validation and (last or _due(step, config.validate_every_n_steps)):
+                    validate(step)
+                if last:
+                    continue
                 if _due(step, config.save_every_n_steps):
-                    save_lora(pipeline, output_dir / f"checkpoint-{step:06d}.safetensors", metadata)
-                    save_state(step)
+                    run.save_checkpoint(step)
                 if _due(step, config.preview_every_n_steps):
-                    previews += save_previews(pipeline, config, output_dir / "previews", step, data.prompts)
+                    with run.averaged():
+                        drawn = save_previews(pipeline, config, run.folder / "previews", step, data.prompts)
+                    previews += drawn
+                    for observer in observers:
+                        observer.on_preview(step, drawn)
                 if interrupted:
-                    save_state(step)
-                    raise QwenlabError(f"stopped after step {step}; saved in {state_path}: go on with --resume")
-    seconds = time.perf_counter() - started
+                    run.save_state(step)
+                    raise QwenlabError(f"stopped after step {step}; saved in {run.state_path}: go on with --resume")
+    except NotFinite as error:
+        raise QwenlabError(f"{error}; {run.last_good()}") from error
+    finally:
+        for observer in observers:
+            observer.on_end()
+    return previews
 
-    for parameter in parameters.values():
-        parameter.data = parameter.data.to(base_dtype)
-    lora_path = output_dir / "lora.safetensors"
-    if accelerator.is_main_process:
-        save_lora(pipeline, lora_path, metadata)
-        record = {
-            "config": dataclasses.asdict(config),
-            "base_model": model_fingerprint(pipeline.transformer),
-            "losses": losses,
-            "validation": validation,
-            "seconds": seconds,
-        }
-        atomic_write_json(output_dir / "training.json", record)
-        state_path.unlink(missing_ok=True)
-        if config.preview_every_n_steps:
-            previews += save_previews(pipeline, config, output_dir / "previews", config.max_train_steps, data.prompts)
-    return TrainResult(lora_path, losses, caching_seconds, seconds, previews, validation)
+
+class NotFinite(QwenlabError):
+    """Training cannot go on: loss or gradient is infinite or not a number. The weights are those of the step before."""
 
 
 def optimize(
@@ -200,14 +198,18 @@ def optimize(
     config: TrainConfig,
     accelerator: Accelerator,
     first: int = 0,
+    prior: TrainingSet | None = None,
 ) -> Iterator[tuple[int, float]]:
     """The loop: yields (step, loss) after each optimizer step, beginning after step `first`.
 
-    Changes the parameters of `optimizer` alone.
+    Changes the parameters of `optimizer` alone. With a `prior` set each step reads as many of its pictures, whose loss
+    counts `config.prior_weight` (Ruiz et al., DreamBooth, arXiv 2208.12242). Raises NotFinite.
     """
     from diffusers.optimization import get_scheduler
 
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wrapped = {id(parameter) for parameter in transformer.parameters()}
+    outside = [parameter for parameter in parameters if id(parameter) not in wrapped]  # of the text encoder
     optimizer = accelerator.prepare(optimizer)
     # Left out of prepare(): accelerate would step it once a process, and the schedule would end early.
     lr_scheduler = get_scheduler(
@@ -225,19 +227,38 @@ def optimize(
             with accelerator.accumulate(transformer):
                 batches = draw_batches(pipeline, training_set, config, step, micro_step, accelerator)
                 loss = batches_loss(transformer, batches)
-                if not torch.isfinite(loss):
-                    raise QwenlabError(
-                        f"training stopped: the loss is {loss.item()} at step {step}; lower "
-                        f"learning_rate (now {config.learning_rate:g}); nothing of this step was kept"
-                    )
+                if prior:
+                    batches = draw_batches(pipeline, prior, config, step, micro_step, accelerator, "prior")
+                    loss = loss + config.prior_weight * batches_loss(transformer, batches)
                 accelerator.backward(loss)
                 losses.append(loss.detach())
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+                    _average_over_processes(outside, accelerator)
+                    norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+                    # The norm is the same in every process, so that all of them stop.
+                    if norm is not None and not torch.isfinite(norm):
+                        raise NotFinite(
+                            f"training stopped at step {step}: loss {loss.item()}, gradient {norm.item()}; lower "
+                            f"learning_rate (now {config.learning_rate:g}); nothing of this step was kept"
+                        )
                 optimizer.step()
                 optimizer.zero_grad()
         lr_scheduler.step()
         yield step, accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+
+
+def _average_over_processes(parameters: list[torch.nn.Parameter], accelerator: Accelerator) -> None:
+    """What DistributedDataParallel does for the model it wraps; the text encoder is called through the pipeline."""
+    if accelerator.num_processes > 1:
+        for parameter in parameters:
+            parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
+
+
+def _as_encoded_now(pipeline: QwenImagePipeline, config: TrainConfig, held_out: TrainingSet) -> TrainingSet:
+    """The held-out set with its captions encoded by the text encoder as it is, where that is trained."""
+    if not config.text_encoder_rank:
+        return held_out
+    return dataclasses.replace(held_out, texts=[encode_text(pipeline, text) for text in held_out.captions])
 
 
 def save_previews(

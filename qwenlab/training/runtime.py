@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from qwenlab.attention_backends import attention_backend
 from qwenlab.config import WITHOUT_EFFECT, TrainConfig
-from qwenlab.dataset import Dataset
+from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file, sha256_json
+from qwenlab.training.training_set import mask_path
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,6 +49,8 @@ def make_accelerator(pipeline: QwenImagePipeline, config: TrainConfig, precision
         cpu=pipeline.transformer.device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16"}[precision],
         gradient_accumulation_steps=config.gradient_accumulation_steps,
+        log_with="tensorboard" if config.tensorboard else None,
+        project_dir=config.output_dir,
         # The last block's text stream is thrown away: some of its LoRA layers never get a gradient.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
@@ -61,7 +66,7 @@ def training_mode(
         transformer.enable_gradient_checkpointing()
     transformer.train()
     prepared = accelerator.prepare(transformer)
-    with torch.random.fork_rng():
+    with attention_backend(transformer, config.attention_backend), torch.random.fork_rng():
         try:
             yield prepared
         finally:
@@ -76,24 +81,42 @@ def training_mode(
                 transformer.disable_gradient_checkpointing()
 
 
-def make_optimizer(parameters: list[torch.nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adamw_8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit as optimizer_class
-        except ImportError as error:
-            raise QwenlabError(
-                "optimizer: adamw_8bit needs bitsandbytes; pip install bitsandbytes, or use adamw"
-            ) from error
-    else:
-        optimizer_class = torch.optim.AdamW
-    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+OPTIMIZERS = {  # name in the configuration -> module and class
+    "adamw": ("torch.optim", "AdamW"),
+    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit"),
+    "prodigy": ("prodigyopt", "Prodigy"),  # finds the rate itself: learning_rate 1 is meant for it
+}
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter] | list[dict], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of `config` for parameters, or for groups with rates of their own."""
+    package, name = OPTIMIZERS[config.optimizer]
+    try:
+        optimizer_class = getattr(importlib.import_module(package), name)
+    except ImportError as error:
+        package = package.partition(".")[0]
+        raise QwenlabError(
+            f"optimizer: {config.optimizer} needs {package}; pip install {package}, or use adamw"
+        ) from error
+    # Prodigy multiplies its decay by the rate it found only when told to; without, decay would undo the training.
+    options = {"decouple": True, "use_bias_correction": True} if config.optimizer == "prodigy" else {}
+    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
 
 
 def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """What must not change for a run to be resumed: settings that decide the weights, captions and pictures."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
     pictures = [[sample.path.name, sha256_file(sample.path), sample.text] for sample in dataset.samples]
-    return settings | {"dataset": sha256_json(pictures)}
+    if config.unmasked_weight < 1:
+        masks = [mask_path(dataset, sample) for sample in dataset.samples]
+        pictures += [sha256_file(mask) if mask.is_file() else None for mask in masks]
+    others = {}
+    if config.prior_dataset:
+        prior = read_dataset(config.prior_dataset)
+        others["prior"] = sha256_json([[sha256_file(sample.path), sample.text] for sample in prior.samples])
+    if config.init_lora:
+        others["init"] = sha256_file(config.init_lora)
+    return settings | {"dataset": sha256_json(pictures)} | others
 
 
 @contextlib.contextmanager

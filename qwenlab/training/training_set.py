@@ -12,12 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 from qwenlab.buckets import can_flip, flip_text, lost_share, make_buckets, nearest_bucket, shuffled_captions
 from qwenlab.caches import Caches, free_text_encoder
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import Dataset, LatentStatistics, Sample, View, split_dataset
+from qwenlab.dataset import Dataset, LatentStatistics, Sample, View, read_dataset, split_dataset
+from qwenlab.errors import QwenlabError
 from qwenlab.generate import NEGATIVE_PROMPT
 from qwenlab.images import image_size
 
@@ -31,12 +35,15 @@ class TrainingSet:
 
     choices: for each of the N pictures the pairs (index in `latents`, index in `texts`) that a visit draws from; the
         first pair is the picture and the caption as they are.
+    captions: the T captions as text. weights: for each view the weights of its S tokens in the loss, mean 1.
     """
 
     latents: LatentStatistics
     texts: list[Tensor]
     dropped: Tensor
     choices: tuple[tuple[tuple[int, int], ...], ...]
+    captions: tuple[str, ...] = ()
+    weights: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -69,6 +76,7 @@ def encode_samples(
     views: list[View] = []
     texts: list[str] = []
     choices = []
+    masks: list[View | None] = []
     for sample, size in zip(dataset.samples, picture_sizes(dataset, config), strict=True):
         versions = [(False, sample.text)]
         if config.random_flip and can_flip(sample.text):
@@ -79,11 +87,43 @@ def encode_samples(
                 pairs.append((len(views), len(texts)))
                 texts.append(order)
             views.append(View(sample.path, size, crop=config.resize_mode == "buckets", mirrored=mirrored))
+            mask = mask_path(dataset, sample)
+            masks.append(replace(views[-1], path=mask) if mask.is_file() else None)
         choices.append(tuple(pairs))
     total = len(views) + len(texts) + 1
     latents = caches.latents(views, lambda: on_item(total))
     *embeddings, dropped = caches.texts([*texts, NEGATIVE_PROMPT], lambda: on_item(total))
-    return TrainingSet(latents, embeddings, dropped, tuple(choices))
+    weights = None
+    if config.unmasked_weight < 1:
+        if not any(masks):
+            raise QwenlabError(
+                f"unmasked_weight: {dataset.folder / 'masks'} holds no NAME.png for a picture; add masks"
+            )
+        weights = tuple(
+            token_weights(mask, view.size, config.unmasked_weight) for mask, view in zip(masks, views, strict=True)
+        )
+    return TrainingSet(latents, embeddings, dropped, tuple(choices), tuple(texts), weights)
+
+
+def mask_path(dataset: Dataset, sample: Sample) -> Path:
+    """Where the mask of a picture lies: masks/NAME.png beside images/NAME.*, white where the loss counts fully."""
+    return dataset.folder / "masks" / sample.path.relative_to(dataset.folder / "images").with_suffix(".png")
+
+
+def token_weights(mask: View | None, size: tuple[int, int], unmasked_weight: float) -> Tensor:
+    """Weights (S,) float32 with mean 1 of the tokens, 16 x 16 pixels each, of a picture of `size` pixels.
+
+    White counts 1 and black `unmasked_weight`, in the mask's view of the same size; no mask is all white.
+    """
+    columns, rows = size[0] // 16, size[1] // 16
+    if mask is None:
+        return torch.ones(rows * columns)
+    white = mask.image().convert("L").resize((columns, rows), Image.Resampling.BOX)
+    share = torch.from_numpy(np.array(white, dtype=np.float32)).flatten() / 255  # (S,)
+    weight = unmasked_weight + (1 - unmasked_weight) * share
+    if not weight.any():
+        raise QwenlabError(f"{mask.path}: is all black, and unmasked_weight is 0: nothing is left to learn")
+    return weight / weight.mean()
 
 
 def picture_sizes(dataset: Dataset, config: TrainConfig) -> list[tuple[int, int]]:
@@ -113,6 +153,7 @@ class RunData:
     training: TrainingSet
     validation: TrainingSet | None
     prompts: dict[str, Tensor] | None
+    prior: TrainingSet | None = None
 
 
 def prepare_data(
@@ -142,11 +183,12 @@ def prepare_data(
             bar.update()
 
         training = encode_samples(caches, dataset, config, on_item)
-    validation = prompts = None
-    if held_out:  # as they are: neither mirrored nor shuffled
-        validation = encode_samples(caches, held_out, replace(config, random_flip=False, caption_orders=1))
+    as_it_is = replace(config, random_flip=False, caption_orders=1, unmasked_weight=1.0)
+    validation = encode_samples(caches, held_out, as_it_is) if held_out else None
+    prior = encode_samples(caches, read_dataset(config.prior_dataset), as_it_is) if config.prior_dataset else None
+    prompts = None
     if config.free_text_encoder:
         needed = list(dict.fromkeys([*config.preview_prompts, NEGATIVE_PROMPT]))
         prompts = dict(zip(needed, caches.texts(needed), strict=True))
         free_text_encoder(pipeline)
-    return RunData(training, validation, prompts)
+    return RunData(training, validation, prompts, prior)
