@@ -177,34 +177,63 @@ def test_training_on_buckets_repeats_and_agrees_with_accumulation(config, tmp_pa
 
 # What torchrun does, for two processes on this machine.
 PROCESS = """
-import dataclasses, json, sys
+import json, sys
+from accelerate import Accelerator, DistributedType
+from safetensors.torch import save_file
 from qwenlab.config import TrainConfig
 from qwenlab.training import train_lora
 from tests.tiny import tiny_pipeline
+
+clip, steps = Accelerator.clip_grad_norm_, []
+
+def recorded(self, parameters, norm):
+    steps.append(1)
+    many = DistributedType.MULTI_CPU if self.num_processes > 1 else DistributedType.NO
+    assert self.distributed_type == many, self.distributed_type  # accelerate falls back in silence
+    gradients = {str(i): p.grad.clone() for i, p in enumerate(parameters) if p.grad is not None}
+    save_file(gradients, f"{sys.argv[2]}-{self.process_index}-{len(steps)}.safetensors")
+    return clip(self, parameters, norm)
+
+Accelerator.clip_grad_norm_ = recorded
 result = train_lora(tiny_pipeline(), TrainConfig(**json.loads(sys.argv[1])), progress=False)
 print(json.dumps(result.losses))
 """
 
 
-def test_two_processes_agree_with_one(config, tmp_path):
-    alone = train_lora(tiny_pipeline(), replace(config, gradient_accumulation_steps=2), progress=False)
+def run_processes(config, count, record):
+    """Losses of `count` processes that train together, and the files of their gradients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = replace(config, output_dir=str(tmp_path / "both"))
     processes = []
-    for rank in range(2):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {key: str(value) for key, value in place.items()} | {"OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", PROCESS, json.dumps(vars(both))]
+    for rank in range(count):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        if count > 1:
+            environment |= {key: str(value) for key, value in place.items()}
+        command = [sys.executable, "-c", PROCESS, json.dumps(vars(config)), str(record)]
         options = {"env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         processes.append(subprocess.Popen(command, **options))
     outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    first, second = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
+    assert [process.returncode for process in processes] == [0] * count, outputs
+    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+
+
+@pytest.mark.parametrize("text_encoder_rank", [0, 2])
+def test_two_processes_with_half_the_batch_agree_with_one(config, tmp_path, text_encoder_rank):
+    config = replace(config, text_encoder_rank=text_encoder_rank, batch_size_per_gpu=4)
+    (alone,) = run_processes(config, 1, tmp_path / "alone")
+    both = replace(config, batch_size_per_gpu=2, output_dir=str(tmp_path / "both"))
+    first, second = run_processes(both, 2, tmp_path / "both")
     assert first == second
-    np.testing.assert_allclose(first, alone.losses, atol=1e-5)
-    a, b = load_file(alone.lora_path), load_file(tmp_path / "both" / "lora.safetensors")
+    np.testing.assert_allclose(first, alone, atol=1e-5)
+    for step in range(1, config.max_train_steps + 1):
+        one = load_file(tmp_path / f"alone-0-{step}.safetensors")
+        for rank in range(2):
+            other = load_file(tmp_path / f"both-{rank}-{step}.safetensors")
+            assert one.keys() == other.keys() and one
+            assert all(torch.allclose(one[name], other[name], atol=1e-5, rtol=0) for name in one), step
+    a, b = load_file(tmp_path / "run" / "lora.safetensors"), load_file(tmp_path / "both" / "lora.safetensors")
     assert all(torch.allclose(a[key], b[key], atol=1e-3) for key in a)
 
 
