@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -20,7 +21,9 @@ from qwenlab.caches import Caches
 from qwenlab.config import TrainConfig
 from qwenlab.dataset import View, encode_text, read_dataset, split_dataset
 from qwenlab.errors import QwenlabError
+from qwenlab.files import REPOSITORY
 from qwenlab.flow import derived_generator
+from qwenlab.pipeline import load_pipeline
 from qwenlab.training import batches as batches_module
 from qwenlab.training import draw_batch, draw_batches, encode_dataset, flow_loss, held_out_loss, train_lora
 from qwenlab.training.batches import batches_loss, epoch_order, make_batch, picture_of_visit
@@ -235,6 +238,22 @@ def test_two_processes_with_half_the_batch_agree_with_one(config, tmp_path, text
             assert all(torch.allclose(one[name], other[name], atol=1e-5, rtol=0) for name in one), step
     a, b = load_file(tmp_path / "run" / "lora.safetensors"), load_file(tmp_path / "both" / "lora.safetensors")
     assert all(torch.allclose(a[key], b[key], atol=1e-3) for key in a)
+
+
+def test_accelerate_launch_trains_with_the_shipped_configuration(config, tmp_path):
+    """The command that the file names, on a saved pipeline; the result is that of one process."""
+    tiny_pipeline().save_pretrained(tmp_path / "base")
+    config = replace(config, base=str(tmp_path / "base"), save_every_n_steps=2)
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(vars(config), allow_unicode=True), encoding="utf-8")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    file = REPOSITORY / "configs" / "accelerate" / "cpu_two_processes.yaml"
+    command = [*launch, "--config_file", str(file), "-m", "qwenlab", "train", str(tmp_path / "train.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    both = json.loads((tmp_path / "run" / "training.json").read_text())["losses"]
+    one = replace(config, batch_size_per_gpu=4, output_dir=str(tmp_path / "alone"))
+    alone = train_lora(load_pipeline(config.base), one, progress=False)
+    np.testing.assert_allclose(both, alone.losses, atol=1e-5)
 
 
 # Mirror images and tag orders

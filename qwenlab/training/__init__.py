@@ -6,17 +6,22 @@ A step draws a point on the path from a picture to noise and asks the network fo
     loss = || transformer((1 - sigma) x0 + sigma noise, sigma, caption) - (noise - x0) ||^2
 
 `training_set` encodes the data, `batches` draws what a step reads, `runtime` prepares machine and optimizer, `loop`
-trains, `held_out` measures on pictures that were not trained on.
+trains, `run` keeps state and files, `held_out` measures on pictures that were not trained on, `observers` and
+`dashboard` watch.
 """
 
 from qwenlab.training.batches import Batch, draw_batch, draw_batches, flow_loss
+from qwenlab.training.dashboard import Dashboard
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.loop import TrainResult, optimize, save_previews, train_lora
+from qwenlab.training.observers import Observer
 from qwenlab.training.runtime import usable_precision
 from qwenlab.training.training_set import TrainingSet, encode_dataset
 
 __all__ = [
     "Batch",
+    "Dashboard",
+    "Observer",
     "TrainResult",
     "TrainingSet",
     "draw_batch",

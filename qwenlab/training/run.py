@@ -94,7 +94,6 @@ class Run:
 
         self.pipeline, self.config, self.folder, self.say = pipeline, config, folder, say
         self.state_path = folder / STATE_FILE
-        self.recipe = resumable_settings(config, dataset)
         self.metadata = {
             "qwenlab.base": config.base, "qwenlab.config": config.hash(), "qwenlab.trigger": config.trigger,
         }  # fmt: skip
@@ -111,6 +110,7 @@ class Run:
         }
         if config.init_lora:
             continue_lora(pipeline, config.init_lora)
+        self.recipe = resumable_settings(config, dataset)
         groups = [(self.factors["lora"], config.transformer_lr_ratio)]
         if config.text_encoder_rank:
             self.factors["text_encoder"] = inject_lora(
