@@ -37,7 +37,8 @@ from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
 from qwenlab.training import TrainingSet, encode_dataset, held_out_loss, train_lora
 from qwenlab.world.sample import character_test_scenes, write_scenes
 
-STAGES = (100, 200, 400, 800, 1600, 2400)
+STAGES, EVERY = (100, 200, 400, 800, 1600, 2400), 100  # steps that are measured; steps between two checkpoints
+NEW_PICTURES = 60
 CONTINUE_FROM, CONTINUE_STEPS = 800, 400
 PROMPTS, VARIED, EACH = 60, 8, 4  # prompts of one picture; prompts drawn EACH times, for diversity
 OTHER = {"gender": "男孩", "hair_style": "刺猬头", "hair_color": "蓝色", "clothes": "黄色雨衣", "style": "水彩画"}
@@ -62,8 +63,8 @@ class Bench:
             Image.open(sample.path).convert("RGB").resize((config.resolution,) * 2, Image.Resampling.LANCZOS)
             for sample in self.training.samples
         ]
-        self.new = self.pictures("new", more_scenes(60), 1024)
-        self.other = self.pictures("other", other_scenes(60), 1024)
+        self.new = self.pictures("new", more_scenes(NEW_PICTURES), 1024)
+        self.other = self.pictures("other", other_scenes(NEW_PICTURES), 1024)
         self.held_out = {
             "validation": self.encode(self.validation),
             "training": self.encode(self.training),
@@ -107,7 +108,7 @@ class Bench:
 
     def other_child(self) -> int:
         """How many of 24 prompts for the other child show hair, clothes and style as asked."""
-        scenes = other_scenes(84)[60:]
+        scenes = other_scenes(NEW_PICTURES + 24)[NEW_PICTURES:]
         drawn = self.draw([world.caption(scene) for scene in scenes], [PROMPT_SEED + 2000 + k for k in range(24)])
         asked = {name: value for name, value in OTHER.items() if name != "gender"}
         return sum(all(r.attributes[name] == value for name, value in asked.items()) for r in self.judge.read(drawn))
@@ -138,7 +139,7 @@ class Bench:
 
 def run(bench: Bench, seed: int) -> dict[str, Any]:
     """The long run of one seed, and the three ways to go on."""
-    folder = bench.train("long", seed, validation_share=0.2, validate_every_n_steps=100, save_every_n_steps=100)
+    folder = bench.train("long", seed, validation_share=0.2, validate_every_n_steps=EVERY, save_every_n_steps=EVERY)
     record = json.loads((folder / "training.json").read_text())
     files = {step: folder / f"checkpoint-{step:06d}.safetensors" for step in STAGES[:-1]}
     files[STAGES[-1]] = folder / "lora.safetensors"
@@ -147,7 +148,7 @@ def run(bench: Bench, seed: int) -> dict[str, Any]:
     for name, dataset in (("same pictures", bench.training), ("new pictures", bench.new), ("another", bench.other)):
         further = bench.train(
             name.replace(" ", "-"), seed, dataset, init_lora=str(start), max_train_steps=CONTINUE_STEPS,
-            lr_scheduler="cosine", warmup_steps=20,
+            lr_scheduler="cosine", warmup_steps=min(20, CONTINUE_STEPS // 4),
         )  # fmt: skip
         ways[name] = bench.row(further / "lora.safetensors")
     return {"validation": record["validation"], "best_step": record["best_step"], "stages": stages, "go_on": ways}

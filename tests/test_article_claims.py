@@ -106,6 +106,24 @@ def test_c17_counting_steps_by_hand_steps_at_once_and_then_mixes_batches():
     assert [step for step in range(20) if (step + 1) % 8 == 0] == [7, 15]
 
 
+def test_c16_bfloat16_keeps_gradients_that_float16_loses():
+    gradients = torch.tensor([1e-9, 1e-20, 1e-38])
+    assert (gradients.half() == 0).all()  # what a gradient scaler is for
+    assert (gradients.bfloat16() > 0).all()
+
+
+def test_c18_there_is_no_unet_and_a_pipeline_cannot_be_prepared(pipeline):
+    from accelerate import Accelerator
+
+    from qwenlab.lora import inject_lora, target_modules
+
+    assert not hasattr(pipeline, "unet")
+    assert Accelerator(cpu=True).prepare(pipeline) is pipeline  # it comes back as it was: it is no module
+    everything = parameters(pipeline.transformer)
+    lora = inject_lora(pipeline.transformer, target_modules("attention+mlp"), rank=1, alpha=1)
+    assert sum(factor.numel() for factor in lora.values()) < 0.1 * everything
+
+
 def test_c26_averaging_factors_mixes_unrelated_loras():
     torch.manual_seed(0)
     (a1, b1), (a2, b2) = ((torch.randn(RANK, WIDTH), torch.randn(WIDTH, RANK)) for _ in range(2))

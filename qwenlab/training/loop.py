@@ -88,10 +88,11 @@ def train_lora(
     with exclusive(output_dir, accelerator.is_main_process):
         state_path = output_dir / STATE_FILE
         if state_path.exists() != resume:
+            ways = "go on with --resume (resume=True), delete it, or change output_dir"
             raise QwenlabError(
                 f"{state_path}: no unfinished run is there; train without --resume"
                 if resume
-                else f"{state_path} holds an unfinished run: go on with --resume, delete it, or change output_dir"
+                else f"{state_path} holds an unfinished run: {ways}"
             )
         started = time.perf_counter()
         with accelerator.local_main_process_first():  # the others find everything in the cache
