@@ -191,7 +191,8 @@ def main() -> None:
         "config": config.hash(), "seeds": options.seeds, "prompts": PROMPTS, "continue_from": CONTINUE_FROM,
         "continue_steps": CONTINUE_STEPS, "other": OTHER,
     }  # fmt: skip
-    atomic_write_json(options.out, stamp_result(result, weights=bench.weights, config=settings))
+    command = "python -m benchmarks.long_run"
+    atomic_write_json(options.out, stamp_result(result, weights=bench.weights, config=settings, command=command))
     for name, row in ({"base": result["base"]} | result["stages"] | result["go_on"]).items():
         print(f"{name:14}", {key: f"{row[key]['value']:.3f}" for key in row if key != "loss"})
 

@@ -150,7 +150,11 @@ def main() -> None:
     if options.studies:
         return
     settings = {"config": config.hash(), "steps": options.steps, "seeds": options.seeds, "prompts": options.prompts}
-    atomic_write_json(options.out, stamp_result(result, weights=bench.weights, config=settings | {"studies": STUDIES}))
+    made = stamp_result(
+        result, weights=bench.weights, config=settings | {"studies": STUDIES},
+        command="python -m benchmarks.training_choices",
+    )  # fmt: skip
+    atomic_write_json(options.out, made)
     for study in STUDIES:
         for name, row in result[study].items():
             rates = " ".join(f"{m} {row[m]['value']:.1%} [{row[m]['low']:.1%}, {row[m]['high']:.1%}]" for m in MEASURES)
