@@ -122,7 +122,7 @@ class TrainConfig:
     text_encoder_alpha: float = 8.0
     # preview
     preview_prompts: list[str] = field(default_factory=list)
-    preview_every_n_steps: int = 0
+    preview_every_n_steps: int = 0  # also before the first step, by the base
     preview_steps: int = 20  # steps of the sampler
     guidance: float = 4.0
 

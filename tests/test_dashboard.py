@@ -26,15 +26,16 @@ def config(dataset_folder, tmp_path) -> TrainConfig:
 
 def test_the_dashboard_collects_a_run_and_draws_it(pipeline, config):
     dashboard = Dashboard(refresh_seconds=0)
-    line, curves, row = dashboard.widget.children
+    line, curves, rows = dashboard.widget.children
     result = train_lora(pipeline, config, progress=False, observers=[dashboard])
     assert dashboard.losses == result.losses and dashboard.steps == [1, 2, 3, 4]
     assert dashboard.validation == result.validation and dashboard.best_step == result.best_step
     assert [path for paths in dashboard.previews.values() for path in paths] == result.previews
     assert line.value.startswith("step 4 · loss")
     assert Image.open(io.BytesIO(curves.value)).width == 800
-    assert row.children[0].value == "step 4" and len(row.children) == 3
-    assert row.children[1].value == result.previews[2].read_bytes()
+    base, latest = (row.children for row in rows.children)
+    assert [base[0].value, latest[0].value] == ["base", "step 4"] and len(base) == len(latest) == 3
+    assert base[1].value == result.previews[0].read_bytes() and latest[1].value == result.previews[4].read_bytes()
 
 
 def test_a_still_needs_no_widget_and_names_the_best_step(pipeline, config):

@@ -176,7 +176,7 @@ def test_previews_and_checkpoints(pipeline, config):
     )
     result = train(config, pipeline)
     names = [path.name for path in result.previews]
-    assert names == [f"step-{step:06d}-{number}.png" for step in (3, 6) for number in (0, 1)]
+    assert names == [f"step-{step:06d}-{number}.png" for step in (0, 3, 6) for number in (0, 1)]
     assert all(path.is_file() for path in result.previews)
     folder = Path(config.output_dir)
     assert [path.name for path in sorted(folder.glob("checkpoint-*"))] == [

@@ -268,4 +268,4 @@ def test_tensorboard_gets_losses_and_previews(config):
     events = EventAccumulator(str(result.lora_path.parent / "logs"))
     events.Reload()
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(result.losses)
-    assert [event.step for event in events.Images("previews")] == [2]
+    assert [event.step for event in events.Images("previews")] == [0, 2]

@@ -42,13 +42,13 @@ class Dashboard(Observer):
 
     @cached_property
     def widget(self) -> ipywidgets.VBox:
-        """An ipywidgets box: one line of numbers, the curves, and the latest previews."""
+        """An ipywidgets box: one line of numbers, the curves, and the base's previews above the latest."""
         import ipywidgets
 
         self._line = ipywidgets.HTML("waiting for the first step")
         self._curves = ipywidgets.Image(format="png", layout={"width": "760px"})
-        self._row = ipywidgets.HBox()
-        return ipywidgets.VBox([self._line, self._curves, self._row])
+        self._rows = ipywidgets.VBox()
+        return ipywidgets.VBox([self._line, self._curves, self._rows])
 
     def on_step(self, step: int, loss: float, learning_rate: float) -> None:
         self.steps.append(step)
@@ -68,8 +68,12 @@ class Dashboard(Observer):
 
         self.previews[step] = list(paths)
         if "widget" in self.__dict__:
-            shown = [ipywidgets.Image(value=path.read_bytes(), layout={"width": "150px"}) for path in paths[:5]]
-            self._row.children = [ipywidgets.Label(f"step {step}"), *shown]
+            rows = []
+            for at in sorted({min(self.previews), step}):  # the base, or what came first, beside the latest
+                pictures = [path.read_bytes() for path in self.previews[at][:5]]
+                shown = [ipywidgets.Image(value=picture, layout={"width": "150px"}) for picture in pictures]
+                rows.append(ipywidgets.HBox([ipywidgets.Label(f"step {at}" if at else "base"), *shown]))
+            self._rows.children = rows
 
     def on_end(self) -> None:
         if "widget" in self.__dict__:

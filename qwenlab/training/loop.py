@@ -134,9 +134,17 @@ def _train(
     observers: Sequence[Observer],
 ) -> list[Path]:
     """The steps after `first` with all that is due between them; returns the previews."""
-    pipeline, config, previews = run.pipeline, run.config, []
+    pipeline, config = run.pipeline, run.config
+    previews: list[Path] = []
     main = accelerator.is_main_process
     observers = [*observers, *([TensorBoard(accelerator)] if config.tensorboard else [])] if main else []
+
+    def preview(step: int) -> None:
+        with run.averaged():
+            drawn = save_previews(pipeline, config, run.folder / "previews", step, data.prompts)
+        previews.extend(drawn)
+        for observer in observers:
+            observer.on_preview(step, drawn)
 
     def validate(step: int) -> None:
         with run.averaged():
@@ -147,8 +155,11 @@ def _train(
 
     try:
         with training_mode(pipeline, accelerator, config) as transformer, interruptible() as interrupted:
-            if data.validation and main and not first:
-                validate(0)
+            if main and not first:  # the base, to compare with
+                if data.validation:
+                    validate(0)
+                if config.preview_every_n_steps:
+                    preview(0)
             steps = optimize(
                 transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior
             )
@@ -171,11 +182,7 @@ def _train(
                 if _due(step, config.save_every_n_steps):
                     run.save_checkpoint(step)
                 if _due(step, config.preview_every_n_steps):
-                    with run.averaged():
-                        drawn = save_previews(pipeline, config, run.folder / "previews", step, data.prompts)
-                    previews += drawn
-                    for observer in observers:
-                        observer.on_preview(step, drawn)
+                    preview(step)
                 if interrupted:
                     run.save_state(step)
                     raise QwenlabError(f"stopped after step {step}; saved in {run.state_path}: go on with --resume")

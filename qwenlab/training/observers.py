@@ -20,7 +20,7 @@ class Observer:
         """Held-out flow loss by sigma (0 = data, 1 = noise) after `step`; 0 is the base."""
 
     def on_preview(self, step: int, paths: list[Path]) -> None:
-        """Pictures drawn after `step`."""
+        """Pictures drawn after `step`; 0 is the base."""
 
     def on_end(self) -> None:
         """Training is over, or was stopped."""
