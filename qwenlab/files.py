@@ -104,7 +104,7 @@ def stamp_result(
             "command": command or " ".join(["python", *sys.argv]),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {_accelerator()}",
-            "versions": {"python": platform.python_version()} | _versions(),
+            "versions": {"python": platform.python_version()} | package_versions(),
         }
     }
 
@@ -181,7 +181,8 @@ def _plain(config: Any) -> Any:
     )  # tuples and paths become what JSON keeps
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide the numbers."""
     versions = {}
     for package in _PACKAGES:
         try:

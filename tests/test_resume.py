@@ -24,7 +24,7 @@ from tests.tiny import SIZE, tiny_pipeline
 
 # A process that stays clean and warm forks the runs, so that ten of them start in no time.
 PROGRAM = """
-import json, os, random, signal, sys, time
+import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -39,7 +39,8 @@ changed = lambda: state.stat().st_mtime_ns if state.exists() else 0
 for kill in range(kills + 1):
     before, child = changed(), os.fork()
     if not child:
-        train_lora(tiny_pipeline(), config, progress=False, resume=state.exists())
+        keep = lambda step, loss: step == 250 and shutil.copy(state, state.with_name("last-state.safetensors"))
+        train_lora(tiny_pipeline(), config, progress=False, resume=state.exists(), on_step=keep)
         os._exit(0)
     if kill < kills:
         while changed() == before:  # at least one step, so that the run gets on
@@ -97,6 +98,14 @@ def test_a_crashed_run_goes_on_to_the_same_bits(config, tmp_path, optimizer):
     assert result.losses == whole.losses
     assert same_bits(result.lora_path, whole.lora_path)
     assert not (Path(config.output_dir) / STATE_FILE).exists()
+
+
+def test_other_versions_are_told(config, monkeypatch, capfd):
+    with pytest.raises(Crash):
+        train(config, on_step=crash_at(3))
+    monkeypatch.setattr("qwenlab.training.run.package_versions", lambda: {"torch": "99.0"})
+    train_lora(tiny_pipeline(), config, resume=True)
+    assert "warning: the run began with" in capfd.readouterr().err
 
 
 def test_validation_is_carried_over(config, tmp_path):
@@ -166,5 +175,6 @@ def test_a_run_killed_at_ten_random_moments_ends_with_the_same_bits(config, tmp_
     assert same_bits(whole / "lora.safetensors", killed / "lora.safetensors")
     losses = [json.loads((folder / "training.json").read_text())["losses"] for folder in (whole, killed)]
     assert losses[0] == losses[1] and len(losses[0]) == 250
-    assert same_bits(whole / "checkpoint-000249.safetensors", killed / "checkpoint-000249.safetensors")
+    for name in ("checkpoint-000249", "last-state"):  # the latter holds the optimizer after step 249
+        assert same_bits(whole / f"{name}.safetensors", killed / f"{name}.safetensors"), name
     assert not list(killed.glob(".*.tmp")), "what was half written is swept away"

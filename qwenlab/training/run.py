@@ -24,7 +24,7 @@ from qwenlab.checkpoint import load_checkpoint, save_checkpoint
 from qwenlab.config import TrainConfig
 from qwenlab.dataset import Dataset
 from qwenlab.errors import QwenlabError
-from qwenlab.files import atomic_write_json
+from qwenlab.files import atomic_write_json, package_versions
 from qwenlab.lora import TEXT_ENCODER_TARGETS, inject_lora, target_modules
 from qwenlab.lora_io import (
     continue_lora,
@@ -164,6 +164,10 @@ class Run:
             for shadow, name in zip(self.average.shadow_params, self._names(), strict=True):
                 shadow.copy_(saved.tensors["average"][name])
             self.average.optimization_step = saved.values["average_steps"]
+        before, now = saved.values["versions"], package_versions()
+        if before != now:
+            other = ", ".join(f"{name} {before[name]}" for name in before if before[name] != now.get(name))
+            self.say(f"warning: the run began with {other}; other versions may give other bits")
         self.losses, self.checkpoints = saved.values["losses"], saved.values["checkpoints"]
         self.validation = {step: dict(row) for step, row in saved.values["validation"]}
         return saved.step
@@ -175,6 +179,7 @@ class Run:
             "losses": self.losses,
             "validation": [[at, list(row.items())] for at, row in self.validation.items()],
             "checkpoints": self.checkpoints,
+            "versions": package_versions(),
         }
         if self.average:
             tensors["average"] = dict(zip(self._names(), self.average.shadow_params, strict=True))
