@@ -347,7 +347,8 @@ def test_validation_starts_at_the_base_and_disturbs_nothing(config, folder, tmp_
     _, held_out = split_dataset(read_dataset(folder), 0.3)
     base = held_out_loss(pipeline, encode_dataset(pipeline, held_out, config))
     result = train_lora(pipeline, config, progress=False)
-    assert result.validation[0] == base and result.validation[4] != base
+    assert result.validation[0] == pytest.approx(base, rel=1e-5)  # the fast forward pass rounds otherwise
+    assert result.validation[4] != pytest.approx(base, rel=1e-3)
     often = replace(config, validate_every_n_steps=1, output_dir=str(tmp_path / "often"))
     watched = train_lora(tiny_pipeline(), often, progress=False)
     assert watched.losses == result.losses and list(watched.validation) == [0, 1, 2, 3, 4]
