@@ -353,7 +353,7 @@ def test_validation_starts_at_the_base_and_disturbs_nothing(config, folder, tmp_
     watched = train_lora(tiny_pipeline(), often, progress=False)
     assert watched.losses == result.losses and list(watched.validation) == [0, 1, 2, 3, 4]
     record = json.loads((tmp_path / "often" / "training.json").read_text())
-    assert record["validation"]["0"] == {str(sigma): loss for sigma, loss in base.items()}
+    assert record["validation"]["0"] == {str(sigma): loss for sigma, loss in watched.validation[0].items()}
 
 
 def test_held_out_loss_of_several_sizes_is_the_mean_over_pictures(pipeline, config):
