@@ -130,7 +130,7 @@ def test_masks_follow_cropping_and_mirroring(config):
     mask[:SIZE, :SIZE] = 255
     write_mask(config, "img_0.png", mask)
     dataset = read_dataset(config.dataset)
-    view = View(mask_path(dataset, dataset.samples[0]), (SIZE, SIZE))
+    view = View(mask_path(dataset.samples[0]), (SIZE, SIZE))
     assert token_weights(view, view.size, 0.0).argmax() == 0
     assert token_weights(replace(view, mirrored=True), view.size, 0.0).argmax() == 1
     assert torch.equal(token_weights(None, (SIZE, SIZE), 0.3), torch.ones(4))

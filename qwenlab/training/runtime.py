@@ -113,7 +113,7 @@ def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
     pictures = [[sample.path.name, sha256_file(sample.path), sample.text] for sample in dataset.samples]
     if config.unmasked_weight < 1:
-        masks = [mask_path(dataset, sample) for sample in dataset.samples]
+        masks = [mask_path(sample) for sample in dataset.samples]
         pictures += [sha256_file(mask) if mask.is_file() else None for mask in masks]
     others = {}
     if config.prior_dataset:

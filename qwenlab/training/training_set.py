@@ -87,8 +87,8 @@ def encode_samples(
                 pairs.append((len(views), len(texts)))
                 texts.append(order)
             views.append(View(sample.path, size, crop=config.resize_mode == "buckets", mirrored=mirrored))
-            mask = mask_path(dataset, sample)
-            masks.append(replace(views[-1], path=mask) if mask.is_file() else None)
+            mask = mask_path(sample) if config.unmasked_weight < 1 else None
+            masks.append(replace(views[-1], path=mask) if mask and mask.is_file() else None)
         choices.append(tuple(pairs))
     total = len(views) + len(texts) + 1
     latents = caches.latents(views, lambda: on_item(total))
@@ -105,9 +105,13 @@ def encode_samples(
     return TrainingSet(latents, embeddings, dropped, tuple(choices), tuple(texts), weights)
 
 
-def mask_path(dataset: Dataset, sample: Sample) -> Path:
-    """Where the mask of a picture lies: masks/NAME.png beside images/NAME.*, white where the loss counts fully."""
-    return dataset.folder / "masks" / sample.path.relative_to(dataset.folder / "images").with_suffix(".png")
+def mask_path(sample: Sample) -> Path | None:
+    """Where the mask of a picture lies: masks/NAME.png beside images/NAME.*, white where the loss counts fully.
+
+    None for a picture that lies in no folder "images". Data sets may be joined from several folders.
+    """
+    images = next((folder for folder in sample.path.parents if folder.name == "images"), None)
+    return images and images.parent / "masks" / sample.path.relative_to(images).with_suffix(".png")
 
 
 def token_weights(mask: View | None, size: tuple[int, int], unmasked_weight: float) -> Tensor:
