@@ -7,7 +7,7 @@ forward passes of LoRA layers and blocks for equivalents (equal up to rounding):
 - In float32, W + scaling B A is formed once a step, d r k operations on a weight, instead of two small products and a
   sum over all tokens. In bfloat16, where W would swallow a small update, both products stay, but W is cast only once.
 - Queries, keys and values of a stream share their input: one product instead of three, forwards and backwards.
-- Normalisation and rotary embedding of queries and keys of both streams are done in one go.
+- Normalisation and rotary embedding of queries and keys of both streams are done in one go, backwards too.
 - `x (1 + scale) + shift` and `x + gate y` are one operation each.
 - Of the last block only the picture is used: what it does to the text is left out.
 
@@ -86,6 +86,30 @@ class AddedLoRA(torch.autograd.Function):
             grads += [down_grad[row : row + r], block.t() * scaling]
             row, column = row + r, column + d
         return (dx, None, None, None, *grads)
+
+
+class NormAndRotate(torch.autograd.Function):
+    """RMS norm and rotary embedding of queries and keys with frozen weights, computed in float32."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, rotation: Tensor, eps: float) -> Tensor:
+        """x (B, S, 2, H, D), weight (S, 2, 1, D), rotation (S, 1, 1, D / 2) complex -> like x."""
+        normed = x.to(torch.float32, memory_format=torch.contiguous_format)
+        inverse = normed.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+        normed = normed * inverse
+        ctx.save_for_backward(normed, inverse, weight, rotation)
+        return _rotate(normed * weight, rotation).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        normed, inverse, weight, rotation = ctx.saved_tensors
+        d_normed = _rotate(dy.to(torch.float32, memory_format=torch.contiguous_format), rotation.conj()).mul_(weight)
+        along = (d_normed * normed).mean(dim=-1, keepdim=True)
+        return d_normed.addcmul_(normed, along, value=-1).mul_(inverse).to(dy.dtype), None, None, None
+
+
+def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * rotation).flatten(-2)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
@@ -245,11 +269,8 @@ def _attention(
         for q, k, length in ((attn.norm_added_q, attn.norm_added_k, tokens), (attn.norm_q, attn.norm_k, image.shape[1]))
     ])  # (T + S, 2, D)  # fmt: skip
     queries_keys, value = joint.split([2, 1], dim=2)  # not slices: their gradients are padded with zeros and added
-    queries_keys = queries_keys.float()
-    queries_keys = nn.functional.rms_norm(queries_keys, shape[-1:], eps=attn.norm_q.eps) * weights[:, :, None]
     rotation = torch.cat([frequencies[1], frequencies[0]])[:, None, None]  # (T + S, 1, 1, D / 2) complex
-    queries_keys = torch.view_as_complex(queries_keys.unflatten(-1, (-1, 2))) * rotation
-    query, key = torch.view_as_real(queries_keys).flatten(-2).to(joint.dtype).unbind(2)
+    query, key = NormAndRotate.apply(queries_keys, weights[:, :, None], rotation, attn.norm_q.eps).unbind(2)
     mask = None
     if text_mask is not None:
         mask = torch.cat([text_mask, text_mask.new_ones(batch, image.shape[1])], dim=1)[:, None, None]
