@@ -71,6 +71,18 @@ def test_loss_and_every_gradient_are_those_of_the_stock_model(apply_to, dropout,
             torch.testing.assert_close(fast_gradients[name], gradient, rtol=1e-4, atol=1e-6 * largest.item())
 
 
+def test_norms_that_are_trained_get_their_gradients():
+    transformer, parameters = trained(["attention+mlp"])
+    norms = {name: weight for name, weight in transformer.named_parameters() if ".attn.norm_" in name}
+    assert len(norms) == 2 * 4
+    parameters |= {name: weight.requires_grad_() for name, weight in norms.items()}
+    gradients = loss_and_gradients(transformer, parameters, batch_of(True))[1]
+    with fast_forward(transformer):
+        fast = loss_and_gradients(transformer, parameters, batch_of(True))[1]
+    for name in norms:
+        torch.testing.assert_close(fast[name], gradients[name], rtol=1e-4, atol=1e-7)
+
+
 def test_bfloat16_products_change_the_gradients_as_little_as_the_stock_ones():
     transformer, parameters = trained(["attention+mlp", "modulation"])
     exact = loss_and_gradients(transformer, parameters, batch_of(True))[1]

@@ -1,6 +1,7 @@
 """What a run can be told to do besides the plain loop: each option does what it says and nothing else."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,21 @@ def test_masks_follow_cropping_and_mirroring(config):
     assert token_weights(view, view.size, 0.0).argmax() == 0
     assert token_weights(replace(view, mirrored=True), view.size, 0.0).argmax() == 1
     assert torch.equal(token_weights(None, (SIZE, SIZE), 0.3), torch.ones(4))
+
+
+def test_pictures_of_joined_data_sets_bring_their_own_masks(pipeline, config, tmp_path):
+    mask = np.zeros((2 * SIZE, 2 * SIZE), np.uint8)
+    mask[:SIZE, :SIZE] = 255
+    write_mask(config, "img_0.png", mask)
+    first = read_dataset(config.dataset)
+    shutil.copytree(config.dataset, tmp_path / "second")
+    second = read_dataset(tmp_path / "second")
+    loose = shutil.copy(first.samples[0].path, tmp_path / "loose.png")
+    samples = (first.samples[1], second.samples[0], replace(first.samples[0], path=Path(loose)))
+    joined = replace(first, samples=samples)
+    assert [mask_path(sample) for sample in samples] == [None, tmp_path / "second" / "masks" / "img_0.png", None]
+    result = train_lora(pipeline, replace(config, unmasked_weight=0.5), dataset=joined, progress=False)
+    assert len(result.losses) == config.max_train_steps
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,8 @@ def fast_forward(transformer: nn.Module) -> Iterator[None]:
     """Within the block a float32 QwenImageTransformer2DModel with a LoRA trains faster; then it is as it was.
 
     Under autocast the large products are in its dtype. Other models and dtypes, models with options that the stock
-    pipeline does not use, and a LoRA with dropout are left alone, and so are layers with a quantised base.
+    pipeline does not use, or that train their norms, and a LoRA with dropout are left alone, and so are layers with a
+    quantised base.
     """
     from diffusers import QwenImageTransformer2DModel
 
@@ -183,6 +184,7 @@ def fast_forward(transformer: nn.Module) -> Iterator[None]:
         and transformer.dtype == torch.float32
         and not any(block.zero_cond_t for block in transformer.transformer_blocks)
         and not any(layer.dropout.p for layer in lora_layers(transformer).values())
+        and not any(weight.requires_grad for name, weight in transformer.named_parameters() if ".attn.norm_" in name)
     )
     changed: list[nn.Module] = []
     if plain:

@@ -164,10 +164,10 @@ class Run:
             for shadow, name in zip(self.average.shadow_params, self._names(), strict=True):
                 shadow.copy_(saved.tensors["average"][name])
             self.average.optimization_step = saved.values["average_steps"]
-        before, now = saved.values["versions"], package_versions()
-        if before != now:
-            other = ", ".join(f"{name} {before[name]}" for name in before if before[name] != now.get(name))
-            self.say(f"warning: the run began with {other}; other versions may give other bits")
+        now = package_versions()
+        other = [f"{name} {old}" for name, old in saved.values.get("versions", {}).items() if old != now.get(name)]
+        if other:
+            self.say(f"warning: the run began with {', '.join(other)}; other versions may give other bits")
         self.losses, self.checkpoints = saved.values["losses"], saved.values["checkpoints"]
         self.validation = {step: dict(row) for step, row in saved.values["validation"]}
         return saved.step

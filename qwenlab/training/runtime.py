@@ -114,7 +114,7 @@ def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     pictures = [[sample.path.name, sha256_file(sample.path), sample.text] for sample in dataset.samples]
     if config.unmasked_weight < 1:
         masks = [mask_path(sample) for sample in dataset.samples]
-        pictures += [sha256_file(mask) if mask.is_file() else None for mask in masks]
+        pictures += [sha256_file(mask) if mask else None for mask in masks]
     others = {}
     if config.prior_dataset:
         prior = read_dataset(config.prior_dataset)

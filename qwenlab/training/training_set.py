@@ -88,7 +88,7 @@ def encode_samples(
                 texts.append(order)
             views.append(View(sample.path, size, crop=config.resize_mode == "buckets", mirrored=mirrored))
             mask = mask_path(sample) if config.unmasked_weight < 1 else None
-            masks.append(replace(views[-1], path=mask) if mask and mask.is_file() else None)
+            masks.append(replace(views[-1], path=mask) if mask else None)
         choices.append(tuple(pairs))
     total = len(views) + len(texts) + 1
     latents = caches.latents(views, lambda: on_item(total))
@@ -106,12 +106,15 @@ def encode_samples(
 
 
 def mask_path(sample: Sample) -> Path | None:
-    """Where the mask of a picture lies: masks/NAME.png beside images/NAME.*, white where the loss counts fully.
+    """The mask of a picture, if it has one: masks/NAME.png beside images/NAME.*, white where the loss counts fully.
 
-    None for a picture that lies in no folder "images". Data sets may be joined from several folders.
+    It is looked for beside the picture's own folder, because data sets may be joined from several.
     """
     images = next((folder for folder in sample.path.parents if folder.name == "images"), None)
-    return images and images.parent / "masks" / sample.path.relative_to(images).with_suffix(".png")
+    if images is None:
+        return None
+    mask = images.parent / "masks" / sample.path.relative_to(images).with_suffix(".png")
+    return mask if mask.is_file() else None
 
 
 def token_weights(mask: View | None, size: tuple[int, int], unmasked_weight: float) -> Tensor:
