@@ -3,8 +3,9 @@
 The plain loop is what one writes with peft: `add_adapter`, AdamW over the factors, the stock forward pass, cached
 latents and text embeddings. Each rung changes one thing and keeps those before it; the last is qwenlab's own loop. All
 rungs train on the same batches from the same start, in turns of --block steps, so that whatever else the machine does
-falls on all of them alike; ratios are taken within a turn. Where the processor has bfloat16 arithmetic both loops are
-also run in bfloat16, and the faster plain one is what the others are compared with.
+falls on all of them alike. Ratios are taken within a turn: their median, with the lowest and the highest in brackets.
+Where the processor has bfloat16 arithmetic both loops are also run in bfloat16, and the faster plain one is what the
+others are compared with.
 """
 
 from __future__ import annotations
