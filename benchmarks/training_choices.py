@@ -58,9 +58,11 @@ STUDIES: dict[str, dict[str, dict[str, Any]]] = {
 class Bench:
     """The pipeline, what it is measured with, and the rows that are finished."""
 
-    def __init__(self, model: str, config: TrainConfig, prompts: int, work: Path) -> None:
+    def __init__(
+        self, model: str, config: TrainConfig, prompts: int, work: Path, precision: str | None = None
+    ) -> None:
         self.model, self.config, self.prompts, self.work = model, config, prompts, work
-        self.pipeline, self.judge = load_pipeline(model), load_judge()
+        self.pipeline, self.judge = load_pipeline(model, precision), load_judge()
         self.scenes = character_test_scenes(prompts, PROMPT_SEED)
         folder = work / "held_out"
         if not (folder / "captions.jsonl").exists():  # written last
@@ -86,15 +88,21 @@ class Bench:
         loss = {f"{sigma:g}": value for sigma, value in held_out_loss(self.pipeline, self.held_out()).items()}
         return right | {"total": len(texts), "held_out_loss": loss}
 
-    def row(self, changes: dict[str, Any] | None, seed: int) -> dict[str, Any]:
-        """A finished run, or a new one; None trains nothing: the base."""
+    def paths(self, changes: dict[str, Any] | None, seed: int) -> tuple[Path, Path]:
+        """Where the row of a run is kept, and its LoRA."""
         config = replace(self.config, seed=seed, **(changes or {}))
         key = sha256_json([self.hashes, None if changes is None else config.hash(), self.prompts])[:12]
-        path = self.work / f"{key}.json"
+        return self.work / f"{key}.json", self.work / key / "lora.safetensors"
+
+    def row(self, changes: dict[str, Any] | None, seed: int) -> dict[str, Any]:
+        """A finished run, or a new one; None trains nothing: the base."""
+        path, lora = self.paths(changes, seed)
         if not path.exists():
             row: dict[str, Any] = {}
             if changes is not None:
-                config = replace(config, output_dir=str(self.work / key), cache_dir=str(self.work / "cache"))
+                config = replace(
+                    self.config, seed=seed, output_dir=str(lora.parent), cache_dir=str(self.work / "cache"), **changes
+                )
                 trained = train_lora(self.pipeline, config, progress=False)
                 row = {"seconds": trained.seconds, "train_loss": float(np.mean(trained.losses[-50:]))}
             row |= self.measure()

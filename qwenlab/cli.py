@@ -61,10 +61,9 @@ def train(
     from qwenlab.config import read_config
 
     settings = read_config(config)  # before torch is imported: a mistake in the file is answered at once
-    from qwenlab.pipeline import load_pipeline
-    from qwenlab.training import train_lora
+    from qwenlab.training import open_pipeline, train_lora
 
-    result = train_lora(load_pipeline(settings.base), settings, resume=resume)
+    result = train_lora(open_pipeline(settings), settings, resume=resume)
     typer.echo(f"LoRA saved in {result.lora_path} after {result.seconds:.0f} s of training")
     typer.echo(
         f'Next: qwenlab generate --base {settings.base} --lora {result.lora_path} --prompt "..." --out picture.png'

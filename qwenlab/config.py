@@ -20,6 +20,7 @@ SECTIONS = ("model", "data", "training", "lora", "preview")
 # Written out here, so that a mistake in a file is answered without importing torch; tests compare them with
 # the code.
 CHOICES = {
+    "base_precision": ("", "fp32", "bf16", "int8", "nf4"),
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
     "loss_weighting": ("none", "sigma_sqrt", "cosmap"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
@@ -35,7 +36,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed",
     "validate_every_n_steps", "keep_checkpoints", "transformer_lr_ratio", "text_encoder_lr_ratio", "prior_weight",
-    "text_encoder_rank",
+    "text_encoder_rank", "modulation_timesteps",
 )  # fmt: skip
 SHARES = ("dropout", "caption_dropout", "validation_share", "ema_decay")
 # Settings that do not change the weights.
@@ -48,6 +49,7 @@ LATER = (
     "resize_mode", "random_flip", "caption_orders", "validation_share", "attention_backend", "transformer_lr_ratio",
     "text_encoder_lr_ratio", "loss_weighting", "unmasked_weight", "ema_decay", "prior_dataset", "prior_weight",
     "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "use_structural_loss",
+    "base_precision", "selective_checkpointing", "modulation_timesteps",
 )  # fmt: skip
 # Names that other trainers, and the article, use -> what to write here.
 ELSEWHERE = {
@@ -68,6 +70,7 @@ class TrainConfig:
 
     # model
     base: str = "micro"  # what load_pipeline takes: "micro", a folder, "Qwen/Qwen-Image"
+    base_precision: str = ""  # fp32, bf16, int8 or nf4 (qwenlab.quantize); empty: what load_pipeline chooses
     resolution: int = 128  # side in pixels of a square picture; see resize_mode for others
     use_vae: bool = True  # the transformer knows latents only; there is nothing to switch off
     attention_backend: str = "native"  # or "xformers", ...: qwenlab.attention_backends tests it before it is used
@@ -104,9 +107,11 @@ class TrainConfig:
     timestep_sampling: str = "logit_normal"  # see qwenlab.flow.sample_sigmas
     loss_weighting: str = "none"  # of the sigmas: diffusers.training_utils.compute_loss_weighting_for_sd3
     use_structural_loss: bool = False  # lesson 06
+    modulation_timesteps: int = 0  # from a grid of so many, so that a table replaces the modulation; 0: any
     ema_decay: float = 0.0  # of the average of the weights, which is then what is saved and drawn with; 0: none
     mixed_precision: str = "fp32"
     gradient_checkpointing: bool = False
+    selective_checkpointing: bool = False  # with it: keep the attention of each block
     save_every_n_steps: int = 0  # a LoRA file each time, and the state from which --resume goes on
     keep_checkpoints: int = 0  # of these LoRA files the last ones; 0: all. The best by validation is kept besides
     validate_every_n_steps: int = 0  # held-out flow loss; with a validation_share also before and after training
@@ -154,6 +159,10 @@ class TrainConfig:
         for name in ("augment_hands", "use_structural_loss"):
             if getattr(self, name):
                 raise QwenlabError(f"{name}: comes with lesson 06 and is not there yet; leave it false")
+        if self.selective_checkpointing and not self.gradient_checkpointing:
+            raise QwenlabError("selective_checkpointing: is a kind of gradient_checkpointing; set that to true as well")
+        if self.modulation_timesteps and "modulation" in self.apply_to:
+            raise QwenlabError("modulation_timesteps: the table replaces layers that apply_to trains; leave one out")
         if self.text_encoder_rank and self.free_text_encoder:
             raise QwenlabError("text_encoder_rank: a freed text encoder cannot learn; set free_text_encoder: false")
         if self.text_encoder_rank and self.init_lora:

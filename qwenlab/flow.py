@@ -50,6 +50,20 @@ def predict_x0(x_t: Tensor, v: Tensor, sigma: Tensor) -> Tensor:
     return x_t - _over_batch(sigma, x_t) * v
 
 
+def model_timestep(sigma: Tensor, dtype: torch.dtype) -> Tensor:
+    """The timestep that a model of this dtype receives at `sigma` (any shape): as the stock pipeline rounds it.
+
+    The pipeline counts in thousandths, rounds to the latents' dtype and divides. In bfloat16 a quarter of the values
+    differ from sigma rounded directly. In float32 sigma itself is passed on.
+    """
+    return sigma if dtype == torch.float32 else (sigma * 1000).to(dtype) / 1000
+
+
+def to_grid(sigma: Tensor, count: int) -> Tensor:
+    """`sigma` (any shape, in [0, 1]) moved to the nearest of 1 / count, 2 / count, ..., 1."""
+    return (sigma * count).round().clamp(1, count) / count
+
+
 def mu_for_tokens(image_seq_len: int, scheduler_config: Mapping[str, Any]) -> float:
     """The shift exponent `mu` for a picture of `image_seq_len` packed tokens: a straight line in the count.
 

@@ -1,4 +1,4 @@
-"""LoRA, exactly: the layer, which layers of Qwen-Image carry it, injection, merging, state dict.
+"""LoRA, exactly: the layer, injection, merging, state dict.
 
     y = W x + b + scaling * B A x        scaling = alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA
 
@@ -17,28 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from qwenlab.errors import QwenlabError
+from qwenlab.targets import TARGETS, TEXT_ENCODER_TARGETS, target_modules
 
-_IMAGE_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-_TEXT_ATTENTION = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-_MLP = ("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2")
-
-# The 14 linear layers of a block of the transformer. The two of the modulation see the timestep alone.
-TARGETS: dict[str, tuple[str, ...]] = {
-    "attention-4": _IMAGE_ATTENTION,
-    "attention-8": _IMAGE_ATTENTION + _TEXT_ATTENTION,
-    "mlp": _MLP,
-    "attention+mlp": _IMAGE_ATTENTION + _TEXT_ATTENTION + _MLP,
-    "modulation": ("img_mod.1", "txt_mod.1"),
-}
-# Layers of the language model of Qwen2.5-VL; its vision tower, which no caption passes, has others.
-TEXT_ENCODER_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+__all__ = [
+    "TARGETS", "TEXT_ENCODER_TARGETS", "LoRALinear", "inject_lora", "lora_layers", "lora_state", "merge_lora",
+    "target_modules", "trainable_parameters", "unwrap_lora",
+]  # fmt: skip
 
 
 class LoRALinear(nn.Module):
     """A linear layer that is kept, frozen, and a low-rank update beside it: x (..., k) -> y (..., d).
 
     The base may be quantised: it is only ever called. `lora_A` and `lora_B` are float32 whatever its dtype, because
-    small updates vanish in bfloat16.
+    small updates vanish in bfloat16. So are their products, but not while gradients are recorded: autograd would
+    keep a float32 copy of every activation.
     """
 
     def __init__(
@@ -65,8 +57,10 @@ class LoRALinear(nn.Module):
         y = self.base_layer(x)  # (..., d)
         if self.merged:
             return y
-        low = self.lora_A(self.dropout(x.to(self.lora_A.weight.dtype)))  # (..., r)
-        return (y + self.lora_B(low) * self.scaling).to(y.dtype)
+        dtype = x.dtype if torch.is_grad_enabled() else self.lora_A.weight.dtype
+        low = nn.functional.linear(self.dropout(x.to(dtype)), self.lora_A.weight.to(dtype))  # (..., r)
+        update = nn.functional.linear(low, self.lora_B.weight.to(dtype)) * self.scaling  # (..., d)
+        return (y + update).to(y.dtype)
 
     def delta(self) -> Tensor:
         """The update scaling * B A, (d, k), in the dtype of the factors."""
@@ -92,18 +86,6 @@ class LoRALinear(nn.Module):
             )
         weight.copy_(weight.float() + sign * self.delta().float())
         self.merged = sign > 0
-
-
-def target_modules(apply_to: str | Sequence[str]) -> list[str]:
-    """Module-name endings for one or several names of `TARGETS`, in order and without repeats.
-
-    Raises QwenlabError for an unknown name.
-    """
-    names = [apply_to] if isinstance(apply_to, str) else list(apply_to)
-    for name in names:
-        if name not in TARGETS:
-            raise QwenlabError(f"apply_to: {name!r} names no layers of Qwen-Image; choose from {', '.join(TARGETS)}")
-    return list(dict.fromkeys(module for name in names for module in TARGETS[name]))
 
 
 def inject_lora(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from qwenlab.errors import QwenlabError
+from qwenlab.quantize import QUANTISED, quantise
 
 if TYPE_CHECKING:
-    from diffusers import PipelineQuantizationConfig, QwenImagePipeline
+    from diffusers import QwenImagePipeline
 
 MICRO_WEIGHTS = Path(__file__).parent / "micro" / "weights"
 PRECISIONS = ("fp32", "bf16", "int8", "nf4")
@@ -28,8 +29,9 @@ def load_pipeline(
     Args:
         name_or_path: "micro" (shipped with the package, offline), a folder that `save_pretrained` wrote, or a
             repository on the Hugging Face Hub such as "Qwen/Qwen-Image" (58 GB in bf16, downloaded once).
-        precision: "fp32", "bf16", or for transformer and text encoder "int8" or "nf4" (bitsandbytes, needs CUDA; the
-            VAE stays bf16). None: fp32 for micro and for folders on the CPU, bf16 otherwise.
+        precision: "fp32", "bf16", or for the blocks of transformer and text encoder "int8" or "nf4"
+            (`qwenlab.quantize`; the rest is bf16, or on a CPU without bfloat16 arithmetic fp32). None: fp32 for micro
+            and for folders on the CPU, bf16 otherwise.
         device: where the weights go. None: CUDA when there is a GPU, else the CPU.
 
     Returns: the pipeline in evaluation mode, with still pictures running through 2D convolutions
@@ -37,23 +39,31 @@ def load_pipeline(
     Raises: QwenlabError for unknown precisions, missing or foreign weights, and a device this machine lacks.
     """
     target = _device(device)
+    return place_pipeline(*read_pipeline(name_or_path, precision, target), target)
+
+
+def read_pipeline(
+    name_or_path: str | Path, precision: str | None, device: torch.device
+) -> tuple[QwenImagePipeline, str]:
+    """The first half of `load_pipeline`: everything in CPU memory, nothing quantised; and the precision chosen.
+
+    `place_pipeline` is the second half. Between them a modulation table can take layers away that then never reach
+    `device`. Files in bfloat16 are mapped into memory, not copied.
+    """
     source = MICRO_WEIGHTS if str(name_or_path) == "micro" else Path(name_or_path)
     local = source.is_dir()
     if precision is None:
-        small = source == MICRO_WEIGHTS or (local and target.type == "cpu")
+        small = source == MICRO_WEIGHTS or (local and device.type == "cpu")
         precision = "fp32" if small else "bf16"
     if precision not in PRECISIONS:
         raise QwenlabError(f"unknown precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    if precision in ("int8", "nf4") and target.type != "cuda":
-        raise QwenlabError(
-            f"precision {precision!r} needs an NVIDIA GPU (bitsandbytes kernels): use 'bf16' or 'fp32' here"
-        )
     if source == MICRO_WEIGHTS and not (source / "model_index.json").is_file():
         raise QwenlabError(
             f"the micro weights are incomplete in {source}: install qwenlab again, or train them with "
             "python -m qwenlab.micro.pretrain --out runs/base and copy runs/base/pipeline there"
         )
-    pipeline = _read(source if local else str(name_or_path), precision)
+    emulated = precision in QUANTISED and device.type == "cpu" and not cpu_has_bf16()
+    pipeline = _read(source if local else str(name_or_path), "fp32" if emulated else precision)
     _check_kind(pipeline, name_or_path)
 
     from qwenlab.vae2d import fold_causal_vae
@@ -62,7 +72,30 @@ def load_pipeline(
     if local and (source / SIZE_FILE).is_file():
         pixels = json.loads((source / SIZE_FILE).read_text(encoding="utf-8"))["pixels"]
         pipeline.default_sample_size = pixels // pipeline.vae_scale_factor
-    return pipeline.to(target)
+    return pipeline, precision
+
+
+def place_pipeline(
+    pipeline: QwenImagePipeline, precision: str, device: torch.device, *, transformer: bool = True
+) -> QwenImagePipeline:
+    """Quantise where `precision` says so and move to `device`, layer by layer; the same object comes back.
+
+    transformer: False leaves the (quantised) transformer in CPU memory while others need the room.
+    """
+    parts = {"text_encoder": device, "transformer": device if transformer else torch.device("cpu")}
+    for name, place in parts.items():
+        part = getattr(pipeline, name)
+        if precision in QUANTISED:
+            quantise(part, precision, place)
+        part.to(place)
+    pipeline.vae.to(device)
+    return pipeline
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU computes in bfloat16; others emulate it, 100 times slower."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -95,7 +128,6 @@ def _read(source: str | Path, precision: str) -> QwenImagePipeline:
             dtype=dtype,
             use_safetensors=True,
             local_files_only=local,
-            quantization_config=_quantization(precision),
         )
     except Exception as error:  # diffusers raises many kinds, from missing files to mismatched shapes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -103,30 +135,6 @@ def _read(source: str | Path, precision: str) -> QwenImagePipeline:
             "is the folder complete?" if local else "is this machine online, or the model downloaded before?"
         )
         raise QwenlabError(f"cannot load a QwenImagePipeline from {source}: {reason} ({remedy})") from error
-
-
-def _quantization(precision: str) -> PipelineQuantizationConfig | None:
-    """bitsandbytes settings of the two large parts: LLM.int8 (arXiv 2208.07339) or NF4 (arXiv 2305.14314)."""
-    if precision not in ("int8", "nf4"):
-        return None
-    from diffusers import BitsAndBytesConfig, PipelineQuantizationConfig
-    from transformers import BitsAndBytesConfig as TextBitsAndBytesConfig
-
-    if precision == "int8":
-        options = {"load_in_8bit": True}
-    else:
-        options = {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": "nf4",
-            "bnb_4bit_use_double_quant": True,
-            "bnb_4bit_compute_dtype": torch.bfloat16,
-        }
-    return PipelineQuantizationConfig(
-        quant_mapping={
-            "transformer": BitsAndBytesConfig(**options),
-            "text_encoder": TextBitsAndBytesConfig(**options),
-        }
-    )
 
 
 def _check_kind(pipeline: QwenImagePipeline, name: str | Path) -> None:

@@ -5,9 +5,9 @@ A step draws a point on the path from a picture to noise and asks the network fo
     x0 ~ VAE posterior,  noise ~ N(0, 1),  sigma ~ timestep sampling      (sigma: 0 = data, 1 = noise)
     loss = || transformer((1 - sigma) x0 + sigma noise, sigma, caption) - (noise - x0) ||^2
 
-`training_set` encodes the data, `batches` draws what a step reads, `runtime` prepares machine and optimizer, `loop`
-trains, `run` keeps state and files, `held_out` measures on pictures that were not trained on, `observers` and
-`dashboard` watch.
+`opening` loads the model, `training_set` encodes the data, `batches` draws what a step reads, `runtime` prepares
+machine and optimizer, `loop` trains, `run` keeps state and files, `held_out` measures on pictures not trained on,
+`observers` and `dashboard` watch.
 """
 
 from qwenlab.training.batches import Batch, draw_batch, draw_batches, flow_loss
@@ -15,6 +15,7 @@ from qwenlab.training.dashboard import Dashboard
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.loop import TrainResult, optimize, save_previews, train_lora
 from qwenlab.training.observers import Observer
+from qwenlab.training.opening import open_pipeline
 from qwenlab.training.runtime import usable_precision
 from qwenlab.training.training_set import TrainingSet, encode_dataset
 
@@ -29,6 +30,7 @@ __all__ = [
     "encode_dataset",
     "flow_loss",
     "held_out_loss",
+    "open_pipeline",
     "optimize",
     "save_previews",
     "train_lora",

@@ -21,7 +21,7 @@ from torch import Tensor
 from qwenlab.config import TrainConfig
 from qwenlab.dataset import pad_texts
 from qwenlab.errors import QwenlabError
-from qwenlab.flow import derived_generator, interpolate, sample_sigmas, velocity
+from qwenlab.flow import derived_generator, interpolate, model_timestep, sample_sigmas, to_grid, velocity
 from qwenlab.generate import NEGATIVE_PROMPT
 from qwenlab.training.training_set import TrainingSet
 
@@ -75,6 +75,8 @@ def draw_batches(
             1, generator, config.timestep_sampling,
             image_seq_len=x0.shape[-1] * x0.shape[-2] // 4, scheduler_config=pipeline.scheduler.config,
         )  # fmt: skip
+        if config.modulation_timesteps:
+            sigma = to_grid(sigma, config.modulation_timesteps)
         keep = torch.rand((), generator=generator) >= config.caption_dropout
         if live:
             text = training_set.captions[text_index] if keep else NEGATIVE_PROMPT
@@ -203,7 +205,7 @@ def flow_loss(transformer: torch.nn.Module, batch: Batch) -> Tensor:
     """Mean squared error of the predicted velocity, weighted by `batch.weight`: a float32 scalar."""
     prediction = transformer(
         hidden_states=batch.x_t,
-        timestep=batch.sigma,  # the pipeline divides its timesteps by 1000, too
+        timestep=model_timestep(batch.sigma, batch.x_t.dtype),
         encoder_hidden_states=batch.text,
         encoder_hidden_states_mask=batch.text_mask,
         img_shapes=batch.image_shapes,

@@ -12,7 +12,7 @@ from torch import Tensor
 from qwenlab.config import TrainConfig
 from qwenlab.lora import target_modules
 from qwenlab.training.loop import optimize
-from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, usable_precision
+from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, training_precision
 from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def train_full(
         name: module.weight.requires_grad_() for name, module in transformer.named_modules() if name.endswith(endings)
     }
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    accelerator = make_accelerator(pipeline, config, usable_precision(config.mixed_precision, transformer.device.type))
+    accelerator = make_accelerator(pipeline, config, training_precision(pipeline, config, lambda line: None))
     started = time.perf_counter()
     try:
         with training_mode(pipeline, accelerator, config) as prepared:

@@ -22,7 +22,7 @@ from qwenlab.training.batches import batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
 from qwenlab.training.run import STATE_FILE, Run, exclusive
-from qwenlab.training.runtime import interruptible, make_accelerator, training_mode, usable_precision
+from qwenlab.training.runtime import interruptible, make_accelerator, training_mode, training_precision
 from qwenlab.training.training_set import RunData, TrainingSet, prepare_data
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def train_lora(
     from tqdm import tqdm  # plain text: a notebook keeps it, where the widget needs a live kernel
 
     say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else (lambda line: None)
-    precision = usable_precision(config.mixed_precision, pipeline.transformer.device.type, say)
-    accelerator = make_accelerator(pipeline, config, precision)
+    accelerator = make_accelerator(pipeline, config, training_precision(pipeline, config, say))
     dataset = dataset or read_dataset(config.dataset)
     for warning in dataset.warnings:
         say(f"warning: {warning}")
@@ -98,6 +97,7 @@ def train_lora(
         with accelerator.local_main_process_first():  # the others find everything in the cache
             data = prepare_data(pipeline, dataset, config, say, progress)
         caching_seconds = time.perf_counter() - started
+        pipeline.transformer.to(pipeline.vae.device)  # it may have waited until the text encoder was freed
         if carries_lora(pipeline):
             say("note: the LoRA that was loaded is removed first")
             remove_lora(pipeline)

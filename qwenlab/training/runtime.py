@@ -18,7 +18,10 @@ from qwenlab.config import WITHOUT_EFFECT, TrainConfig
 from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file, sha256_json
+from qwenlab.pipeline import cpu_has_bf16
+from qwenlab.training.checkpointing import enable_checkpointing
 from qwenlab.training.fast import fast_forward
+from qwenlab.training.opening import table_for_training
 from qwenlab.training.training_set import mask_path
 
 if TYPE_CHECKING:
@@ -31,12 +34,17 @@ def usable_precision(wanted: str, device_type: str, say: Callable[[str], None] =
 
     `device_type` is "cpu", "cuda" ...; `say` receives one line when the wish is not granted.
     """
-    if wanted == "bf16" and device_type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        if not (capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")):
-            say("note: mixed_precision bf16 becomes fp32: this CPU has no bfloat16 arithmetic")
-            return "fp32"
+    if wanted == "bf16" and device_type == "cpu" and not cpu_has_bf16():
+        say("note: mixed_precision bf16 becomes fp32: this CPU has no bfloat16 arithmetic")
+        return "fp32"
     return wanted
+
+
+def training_precision(pipeline: QwenImagePipeline, config: TrainConfig, say: Callable[[str], None]) -> str:
+    """What accelerate is to do: "bf16" autocasts float32 weights; weights that are bfloat16 already need nothing."""
+    if pipeline.transformer.dtype != torch.float32:
+        return "fp32"
+    return usable_precision(config.mixed_precision, pipeline.vae.device.type, say)
 
 
 def make_accelerator(pipeline: QwenImagePipeline, config: TrainConfig, precision: str) -> Accelerator:
@@ -47,7 +55,7 @@ def make_accelerator(pipeline: QwenImagePipeline, config: TrainConfig, precision
         # A notebook trains more than once; accelerate would refuse another precision in the same process.
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
-        cpu=pipeline.transformer.device.type == "cpu",
+        cpu=pipeline.vae.device.type == "cpu",
         mixed_precision={"fp32": "no", "bf16": "bf16"}[precision],
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         log_with="tensorboard" if config.tensorboard else None,
@@ -64,12 +72,13 @@ def training_mode(
     """The transformer made ready to train, and put back as it was afterwards, whatever happens."""
     transformer = pipeline.transformer
     if config.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        enable_checkpointing(transformer, selective=config.selective_checkpointing)
     transformer.train()
     prepared = accelerator.prepare(transformer)
     # The order matters: accelerate's wrapper comes first, the swapped layers are taken off first.
     backend, faster = attention_backend(transformer, config.attention_backend), fast_forward(transformer)
-    with backend, faster, torch.random.fork_rng():
+    autocast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    with table_for_training(pipeline, config, autocast), backend, faster, torch.random.fork_rng():
         try:
             yield prepared
         finally:

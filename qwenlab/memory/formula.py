@@ -1,0 +1,193 @@
+"""The memory of a training step by counting: what is kept, in bytes, for any size and setting.
+
+The parts follow the stock transformer line by line. Numbers of a token: d features inside the blocks, c bytes each;
+N tokens, text and picture together. `qwenlab.memory.simulate` executes the same step and checks the count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qwenlab.lora import TARGETS, target_modules
+from qwenlab.memory.settings import StepSettings
+from qwenlab.memory.stand_ins import adamw_8bit_bytes, nf4_bytes
+
+GIB = 1024**3
+# Predicted, from what CUDA programs show: scratch memory of matrix kernels and what the caching allocator loses by
+# cutting, and the context with its loaded kernels, which the allocator does not see. A GPU measures both.
+WORKSPACE = 128 * 1024**2
+CUDA_CONTEXT = 450 * 1024**2
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes of each part at the peak of a training step; `total` is what a card must have."""
+
+    weights: int
+    lora: int
+    optimizer: int
+    gradients: int
+    activations: int  # kept from the forward pass for the backward pass
+    transient: int  # of the block that is being worked on
+    workspace: int = WORKSPACE
+    context: int = CUDA_CONTEXT
+
+    @property
+    def tensors(self) -> int:
+        """Bytes in tensors: what simulation and measurement call the peak."""
+        return self.weights + self.lora + self.optimizer + self.gradients + self.activations + self.transient
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole program on a CUDA card."""
+        return self.tensors + self.workspace + self.context
+
+
+def predict_step(settings: StepSettings) -> Prediction:
+    """The peak of one training step of `settings`, in microseconds of time."""
+    layers = settings.model.num_layers
+    lora = 4 * lora_parameters(settings)
+    trained = _shapes_with_gradient(settings)
+    gradients = 4 * sum(a + b for a, b in trained)
+    states = sum(_state_bytes(settings.optimizer, n) for pair in trained for n in pair)
+    kept, once = _kept_in_block(settings)
+    inputs = _element(settings) * settings.tokens * settings.model.width  # of one block
+    work = _work_in_block(settings)
+    if settings.checkpointing == "none":
+        # All blocks' activations are there when the backward pass begins, and no gradient, unless one is left over.
+        activations = layers * (kept + once)
+        early = gradients if settings.accumulation > 1 else 0
+        return Prediction(weight_bytes(settings), lora, states, early, activations, work)
+    stored = layers * (inputs + (_attention_output(settings) if settings.checkpointing == "selective" else 0))
+    transient = kept + once - inputs + work
+    if settings.accumulation > 1:
+        return Prediction(weight_bytes(settings), lora, states, gradients, stored, transient)
+    # Blocks' inputs go as gradients come: the peak is at one end of the backward pass.
+    early = Prediction(weight_bytes(settings), lora, states, 0, stored, transient)
+    late = Prediction(weight_bytes(settings), lora, states, gradients, stored // layers, transient)
+    return max(early, late, key=lambda prediction: prediction.tensors)
+
+
+def weight_parameters(settings: StepSettings) -> tuple[int, int]:
+    """Parameters of the blocks' linear layers, and all others (norms, biases, input, output, timestep)."""
+    model, d = settings.model, settings.model.width
+    mod = 0 if settings.modulation_table else 2
+    matrices = model.num_layers * (8 * d * d + 16 * d * d + mod * 6 * d * d)
+    biases = model.num_layers * (8 * d + 10 * d + mod * 6 * d + 4 * model.attention_head_dim)
+    timestep = 0 if settings.modulation_table else 256 * d + d + d * d + d
+    ends = model.in_channels * d + d  # img_in
+    ends += model.joint_attention_dim * (d + 1) + d  # txt_in and txt_norm
+    ends += d * 2 * d + 2 * d + d * 4 * model.out_channels + 4 * model.out_channels  # norm_out and proj_out
+    return matrices, biases + timestep + ends
+
+
+def weight_bytes(settings: StepSettings) -> int:
+    """Bytes of the frozen weights."""
+    matrices, others = weight_parameters(settings)
+    if settings.weights == "nf4":
+        d = settings.model.width
+        sizes = 8 * [d * d] + 4 * [4 * d * d] + ([] if settings.modulation_table else 2 * [6 * d * d])
+        return settings.model.num_layers * sum(map(nf4_bytes, sizes)) + 2 * others
+    if settings.weights == "int8":
+        d = settings.model.width
+        outputs = 8 * d + 10 * d + (0 if settings.modulation_table else 12 * d)
+        return matrices + 4 * outputs * settings.model.num_layers + 2 * others
+    return _element(settings) * (matrices + others)
+
+
+def lora_parameters(settings: StepSettings) -> int:
+    """Parameters of both factors of all layers: rank times the sum of inputs and outputs."""
+    shapes = [shape for _ in range(settings.model.num_layers) for shape in _lora_shapes(settings)]
+    return sum(a + b for a, b in shapes)
+
+
+def _lora_shapes(settings: StepSettings) -> list[tuple[int, int]]:
+    """Parameters of A and of B of each layer of a block that carries a LoRA."""
+    return [(settings.rank * k, settings.rank * out) for k, out in map(_in_out(settings), _targets(settings))]
+
+
+def _shapes_with_gradient(settings: StepSettings) -> list[tuple[int, int]]:
+    """The same for the whole model without the layers that only make the last block's text, which nobody reads."""
+    shapes = _lora_shapes(settings) * settings.model.num_layers
+    size = _in_out(settings)
+    for name in ("to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2"):
+        if name in _targets(settings):
+            k, out = size(name)
+            shapes.remove((settings.rank * k, settings.rank * out))
+    return shapes
+
+
+def _targets(settings: StepSettings) -> list[str]:
+    return target_modules(settings.apply_to)
+
+
+def _in_out(settings: StepSettings):
+    d = settings.model.width
+    wide = {"img_mlp.net.0.proj": (d, 4 * d), "txt_mlp.net.0.proj": (d, 4 * d)}
+    wide |= {"img_mlp.net.2": (4 * d, d), "txt_mlp.net.2": (4 * d, d)}
+    wide |= dict.fromkeys(TARGETS["modulation"], (d, 6 * d))
+    return lambda name: wide.get(name, (d, d))
+
+
+def _state_bytes(optimizer: str, numbers: int) -> int:
+    return adamw_8bit_bytes(numbers) if optimizer == "adamw_8bit" else 8 * numbers
+
+
+def _element(settings: StepSettings) -> int:
+    """Bytes of one number of the activations."""
+    return 4 if settings.weights == "fp32" else 2
+
+
+def _kept_in_block(settings: StepSettings) -> tuple[int, int]:
+    """Bytes that one block keeps for its backward pass: of tokens, and of the batch's attention."""
+    c, d, heads = _element(settings), settings.model.width, settings.model.num_attention_heads
+    low_rank = c * settings.rank
+    total = 0
+    for stream, tokens in (("img", settings.image_tokens), ("txt", settings.text_tokens)):
+        names = set(_targets(settings)) & set(_STREAM[stream])
+        qkv, out, up, down = ([name for name in group if name in names] for group in _groups(stream))
+        numbers = 2 * d  # the input of each norm: of the block, and after attention
+        numbers += d * bool(qkv) + d * bool(up) + 4 * d * bool(down)  # what the LoRA's A reads
+        numbers += 4 * d  # before GELU
+        # RMS norm of queries and keys: its input and, in float32, a copy of it.
+        bytes_ = c * numbers + 2 * (c * d + (4 * d if c == 2 else 0))
+        bytes_ += low_rank * len(names)
+        total += bytes_ * tokens * settings.batch
+    joint = settings.tokens * (3 * c * d + c * d + 4 * heads)  # queries, keys, values, the answer, sums of exponentials
+    if settings.attention == "math":
+        # In float32 whatever the dtype: scaled queries and keys, values, the matrix of all pairs.
+        square = settings.batch * heads * (settings.image_tokens + settings.text_tokens) ** 2
+        joint = settings.tokens * (4 * 3 * d + c * d) + 4 * square
+    return total, joint
+
+
+_STREAM = {
+    "img": ("to_q", "to_k", "to_v", "to_out.0", "img_mlp.net.0.proj", "img_mlp.net.2"),
+    "txt": ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+}
+
+
+def _groups(stream: str) -> tuple[tuple[str, ...], ...]:
+    names = _STREAM[stream]
+    return names[:3], names[3:4], names[4:5], names[5:]
+
+
+def _attention_output(settings: StepSettings) -> int:
+    if settings.attention == "math":
+        return 0
+    heads = settings.model.num_attention_heads
+    return settings.tokens * (_element(settings) * settings.model.width + 4 * heads)
+
+
+def _work_in_block(settings: StepSettings) -> int:
+    """Bytes that come and go while a block is worked on, where they are most: in the picture's MLP."""
+    c, d = _element(settings), settings.model.width
+    image = settings.batch * settings.image_tokens
+    work = 2 * 4 * d * c * image  # gradients behind and before GELU
+    if settings.weights in ("int8", "nf4"):
+        work += 4 * d * d * c  # the weights of the layer, made again
+    if settings.attention == "math":
+        square = settings.batch * settings.model.num_attention_heads
+        square *= (settings.image_tokens + settings.text_tokens) ** 2
+        work = max(work, 2 * 4 * square)
+    return work

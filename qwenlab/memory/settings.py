@@ -1,0 +1,95 @@
+"""What decides the memory and the time of a training step, in one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwenlab.errors import QwenlabError
+
+WEIGHTS = ("fp32", "bf16", "int8", "nf4")
+OPTIMIZERS = ("adamw", "adamw_8bit")
+CHECKPOINTING = ("none", "blocks", "selective")
+ATTENTION = ("sdpa", "math")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """The numbers of a `QwenImageTransformer2DModel` that decide its size; the defaults are Qwen-Image's."""
+
+    num_layers: int = 60
+    num_attention_heads: int = 24
+    attention_head_dim: int = 128
+    joint_attention_dim: int = 3584  # features of a text token
+    in_channels: int = 64  # of an image token: 16 latent channels in patches of 2 x 2
+    out_channels: int = 16
+    axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
+
+    @property
+    def width(self) -> int:
+        """Features of a token inside the transformer."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ModelSize:
+        """From `pipeline.transformer.config`, or another mapping with its names."""
+        values = {field.name: config[field.name] for field in dataclasses.fields(cls)}
+        return cls(**values | {"axes_dims_rope": tuple(values["axes_dims_rope"])})
+
+
+QWEN_IMAGE = ModelSize()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """One training step of a LoRA on latents and text that were encoded before.
+
+    weights: "fp32", "bf16", or the blocks' linear layers in "int8" or "nf4" and the rest in bf16. The LoRA and its
+        gradients are float32 always.
+    checkpointing: "none"; "blocks": each block is computed again in the backward pass; "selective": the same, but for
+        its attention, which is kept.
+    attention: "sdpa" (fused kernel: no matrix of all pairs) or "math" (written out).
+    modulation_table: `qwenlab.modulation` replaces the modulation layers.
+    """
+
+    model: ModelSize = QWEN_IMAGE
+    height: int = 1024  # pixels
+    width: int = 1024
+    batch: int = 1
+    accumulation: int = 1  # batches whose gradients are added up before the optimizer acts
+    text_tokens: int = 128
+    rank: int = 64
+    apply_to: tuple[str, ...] = ("attention+mlp",)
+    weights: str = "bf16"
+    optimizer: str = "adamw_8bit"
+    checkpointing: str = "blocks"
+    attention: str = "sdpa"
+    modulation_table: bool = False
+
+    def __post_init__(self) -> None:
+        choices = {
+            "weights": WEIGHTS, "optimizer": OPTIMIZERS, "checkpointing": CHECKPOINTING, "attention": ATTENTION,
+        }  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise QwenlabError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        for name in ("height", "width"):
+            if getattr(self, name) < 16 or getattr(self, name) % 16:
+                raise QwenlabError(f"{name}: {getattr(self, name)} is no positive multiple of 16 pixels")
+        for name in ("batch", "accumulation", "text_tokens", "rank"):
+            if getattr(self, name) < 1:
+                raise QwenlabError(f"{name}: {getattr(self, name)} must be 1 or more")
+        if self.modulation_table and "modulation" in self.apply_to:
+            raise QwenlabError("modulation_table: a LoRA on the modulation layers needs those layers; choose one")
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one picture: a square of 16 x 16 pixels each."""
+        return self.height // 16 * (self.width // 16)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the batch, text and picture."""
+        return self.batch * (self.image_tokens + self.text_tokens)
