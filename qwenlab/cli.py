@@ -71,6 +71,37 @@ def train(
 
 
 @app.command()
+def memory(
+    gpu: Annotated[str, typer.Option(help='GiB of the card, such as 24, or its name, such as "RTX 4090"')],
+    resolution: Annotated[int, typer.Option(help="Side of the square pictures, in pixels")] = 1024,
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA")] = 16,
+    batch: Annotated[int, typer.Option(help="Pictures at once")] = 1,
+    accumulation: Annotated[int, typer.Option(help="Batches of one optimizer step")] = 1,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of the longest caption")] = 128,
+    apply_to: Annotated[list[str] | None, typer.Option(help="Layers with a LoRA; attention+mlp by default")] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Check by executing the step on fake tensors")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the best setting to this new YAML file")] = None,
+) -> None:
+    """Say what fits a graphics card, and how slow it will be. Exits with 1 when nothing fits."""
+    from qwenlab.memory.cards import find_card
+    from qwenlab.memory.command import check_simulation, report, write_config
+    from qwenlab.memory.plan import step_settings
+
+    question = step_settings(resolution, rank, batch, accumulation, text_tokens, tuple(apply_to or ["attention+mlp"]))
+    lines, best = report(question, find_card(gpu))
+    for line in lines:
+        typer.echo(line)
+    if best is None:
+        raise typer.Exit(1)
+    if out is not None:
+        write_config(best, out)
+        typer.echo(f"Written: {out}; train with: qwenlab train {out}")
+    if simulate:
+        typer.echo("Executing the step on fake tensors, about a minute ...")
+        typer.echo(check_simulation(best))
+
+
+@app.command()
 def generate(
     prompt: Annotated[str, typer.Option(help="What to draw; Chinese, in the captions' template, for micro")],
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp")],

@@ -74,6 +74,16 @@ def fold_causal_vae(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
     return vae
 
 
+def unfold_causal_vae(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
+    """Take `fold_causal_vae` back, in place; returns the same object. A VAE that is not folded stays as it is."""
+    for module in vae.modules():
+        if isinstance(module, QwenImageCausalConv3d):
+            vars(module).pop("forward", None)
+    for name in ("_encode", "_decode"):
+        vars(vae).pop(name, None)
+    return vae
+
+
 def is_folded(vae: AutoencoderKLQwenImage) -> bool:
     """Whether `fold_causal_vae` was applied to this object."""
     return "_encode" in vars(vae)

@@ -6,13 +6,16 @@ N tokens, text and picture together. `qwenlab.memory.simulate` executes the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from qwenlab.lora import TARGETS, target_modules
 from qwenlab.memory.settings import StepSettings
-from qwenlab.memory.stand_ins import adamw_8bit_bytes, nf4_bytes
+from qwenlab.targets import TARGETS, target_modules
 
 GIB = 1024**3
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers under one scale of a byte; such scales under one of four bytes
+ADAM_BLOCK = 256  # states under one scale of four bytes
+ADAM_SMALLEST = 4096  # bitsandbytes keeps the states of smaller tensors in float32
 # Predicted, from what CUDA programs show: scratch memory of matrix kernels and what the caching allocator loses by
 # cutting, and the context with its loaded kernels, which the allocator does not see. A GPU measures both.
 WORKSPACE = 128 * 1024**2
@@ -27,6 +30,7 @@ class Prediction:
     lora: int
     optimizer: int
     gradients: int
+    inputs: int  # noisy latents, target, text, rotary embedding
     activations: int  # kept from the forward pass for the backward pass
     transient: int  # of the block that is being worked on
     workspace: int = WORKSPACE
@@ -35,7 +39,8 @@ class Prediction:
     @property
     def tensors(self) -> int:
         """Bytes in tensors: what simulation and measurement call the peak."""
-        return self.weights + self.lora + self.optimizer + self.gradients + self.activations + self.transient
+        kept = self.weights + self.lora + self.optimizer + self.gradients
+        return kept + self.inputs + self.activations + self.transient
 
     @property
     def total(self) -> int:
@@ -46,26 +51,40 @@ class Prediction:
 def predict_step(settings: StepSettings) -> Prediction:
     """The peak of one training step of `settings`, in microseconds of time."""
     layers = settings.model.num_layers
-    lora = 4 * lora_parameters(settings)
     trained = _shapes_with_gradient(settings)
     gradients = 4 * sum(a + b for a, b in trained)
-    states = sum(_state_bytes(settings.optimizer, n) for pair in trained for n in pair)
-    kept, once = _kept_in_block(settings)
-    inputs = _element(settings) * settings.tokens * settings.model.width  # of one block
+    tokens, attention = _kept_in_block(settings)
     work = _work_in_block(settings)
-    if settings.checkpointing == "none":
-        # All blocks' activations are there when the backward pass begins, and no gradient, unless one is left over.
-        activations = layers * (kept + once)
-        early = gradients if settings.accumulation > 1 else 0
-        return Prediction(weight_bytes(settings), lora, states, early, activations, work)
-    stored = layers * (inputs + (_attention_output(settings) if settings.checkpointing == "selective" else 0))
-    transient = kept + once - inputs + work
-    if settings.accumulation > 1:
-        return Prediction(weight_bytes(settings), lora, states, gradients, stored, transient)
-    # Blocks' inputs go as gradients come: the peak is at one end of the backward pass.
-    early = Prediction(weight_bytes(settings), lora, states, 0, stored, transient)
-    late = Prediction(weight_bytes(settings), lora, states, gradients, stored // layers, transient)
+    always = {
+        "weights": weight_bytes(settings),
+        "lora": 4 * lora_parameters(settings),
+        "optimizer": sum(_state_bytes(settings.optimizer, n) for pair in trained for n in pair),
+        "inputs": _inputs(settings),
+    }
+    left_over = gradients if settings.accumulation > 1 else 0  # of the batch before
+    if settings.checkpointing == "none":  # everything is there when the backward pass begins, and no gradient
+        return Prediction(**always, gradients=left_over, activations=layers * (tokens + attention), transient=work)
+    entering = _element(settings) * settings.tokens * settings.model.width  # what a block reads
+    stored = entering + (_attention_output(settings) if settings.checkpointing == "selective" else 0)
+    transient = tokens + attention - entering + work
+    early = Prediction(**always, gradients=left_over, activations=layers * stored, transient=transient)
+    # What blocks read goes as gradients come: the peak is at one end of the backward pass.
+    almost = max(left_over, gradients * (layers - 1) // layers)
+    late = Prediction(**always, gradients=almost, activations=2 * stored, transient=transient)
     return max(early, late, key=lambda prediction: prediction.tensors)
+
+
+def nf4_bytes(numbers: int) -> int:
+    """Bytes of `numbers` weights in double-quantised NF4: half a byte each, and their scales."""
+    scales = -(-numbers // NF4_BLOCK)
+    return -(-numbers // 2) + scales + 4 * -(-scales // NF4_NESTED_BLOCK)
+
+
+def adamw_8bit_bytes(numbers: int) -> int:
+    """Bytes of both states of a tensor of `numbers` parameters in bitsandbytes' AdamW8bit."""
+    if numbers < ADAM_SMALLEST:
+        return 8 * numbers
+    return 2 * (numbers + 4 * -(-numbers // ADAM_BLOCK))
 
 
 def weight_parameters(settings: StepSettings) -> tuple[int, int]:
@@ -121,7 +140,8 @@ def _targets(settings: StepSettings) -> list[str]:
     return target_modules(settings.apply_to)
 
 
-def _in_out(settings: StepSettings):
+def _in_out(settings: StepSettings) -> Callable[[str], tuple[int, int]]:
+    """Inputs and outputs of a block's layer, by its name."""
     d = settings.model.width
     wide = {"img_mlp.net.0.proj": (d, 4 * d), "txt_mlp.net.0.proj": (d, 4 * d)}
     wide |= {"img_mlp.net.2": (4 * d, d), "txt_mlp.net.2": (4 * d, d)}
@@ -138,6 +158,15 @@ def _element(settings: StepSettings) -> int:
     return 4 if settings.weights == "fp32" else 2
 
 
+def _inputs(settings: StepSettings) -> int:
+    """Bytes of the batch and of the rotary embedding: its tables of 4096 positions, and the rows of this picture."""
+    model, c = settings.model, _element(settings)
+    picture = settings.batch * settings.image_tokens * model.in_channels * (c + 4)
+    text = settings.batch * settings.text_tokens * model.joint_attention_dim * c
+    rows = 2 * 4096 + settings.image_tokens + settings.text_tokens
+    return picture + text + rows * model.attention_head_dim // 2 * 8
+
+
 def _kept_in_block(settings: StepSettings) -> tuple[int, int]:
     """Bytes that one block keeps for its backward pass: of tokens, and of the batch's attention."""
     c, d, heads = _element(settings), settings.model.width, settings.model.num_attention_heads
@@ -149,10 +178,8 @@ def _kept_in_block(settings: StepSettings) -> tuple[int, int]:
         numbers = 2 * d  # the input of each norm: of the block, and after attention
         numbers += d * bool(qkv) + d * bool(up) + 4 * d * bool(down)  # what the LoRA's A reads
         numbers += 4 * d  # before GELU
-        # RMS norm of queries and keys: its input and, in float32, a copy of it.
-        bytes_ = c * numbers + 2 * (c * d + (4 * d if c == 2 else 0))
-        bytes_ += low_rank * len(names)
-        total += bytes_ * tokens * settings.batch
+        numbers += 2 * d  # what the norms of queries and keys read
+        total += (c * numbers + low_rank * len(names)) * tokens * settings.batch
     joint = settings.tokens * (3 * c * d + c * d + 4 * heads)  # queries, keys, values, the answer, sums of exponentials
     if settings.attention == "math":
         # In float32 whatever the dtype: scaled queries and keys, values, the matrix of all pairs.

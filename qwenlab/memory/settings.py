@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenlab.errors import QwenlabError
+from qwenlab.targets import target_modules
 
 WEIGHTS = ("fp32", "bf16", "int8", "nf4")
 OPTIMIZERS = ("adamw", "adamw_8bit")
@@ -40,6 +41,12 @@ class ModelSize:
 
 
 QWEN_IMAGE = ModelSize()
+# The micro model of this package, and one between the two for measurements on a CPU: 155 million parameters.
+MICRO = ModelSize(
+    num_layers=6, num_attention_heads=3, attention_head_dim=64, joint_attention_dim=192, axes_dims_rope=(16, 24, 24)
+)
+MID = ModelSize(num_layers=4, num_attention_heads=8, joint_attention_dim=1024)
+MODELS = {"qwen-image": QWEN_IMAGE, "mid": MID, "micro": MICRO}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,7 @@ class StepSettings:
         for name in ("batch", "accumulation", "text_tokens", "rank"):
             if getattr(self, name) < 1:
                 raise QwenlabError(f"{name}: {getattr(self, name)} must be 1 or more")
+        target_modules(self.apply_to)  # refuses unknown names
         if self.modulation_table and "modulation" in self.apply_to:
             raise QwenlabError("modulation_table: a LoRA on the modulation layers needs those layers; choose one")
 

@@ -5,22 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers under one scale of a byte; such scales under one of four bytes
-ADAM_BLOCK = 256  # states under one scale of four bytes
-ADAM_SMALLEST = 4096  # states of smaller tensors stay float32
-
-
-def nf4_bytes(numbers: int) -> int:
-    """Bytes of `numbers` weights in double-quantised NF4: half a byte each, and their scales."""
-    scales = -(-numbers // NF4_BLOCK)
-    return -(-numbers // 2) + scales + 4 * -(-scales // NF4_NESTED_BLOCK)
-
-
-def adamw_8bit_bytes(numbers: int) -> int:
-    """Bytes of both states of a tensor of `numbers` parameters in bitsandbytes' AdamW8bit."""
-    if numbers < ADAM_SMALLEST:
-        return 8 * numbers
-    return 2 * (numbers + 4 * -(-numbers // ADAM_BLOCK))
+from qwenlab.memory.formula import adamw_8bit_bytes, nf4_bytes
 
 
 class _Dequantised(torch.autograd.Function):

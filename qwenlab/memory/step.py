@@ -22,6 +22,7 @@ from qwenlab.modulation import TableRow
 from qwenlab.quantize import quantise_linear
 from qwenlab.training.batches import Batch, flow_loss
 from qwenlab.training.checkpointing import enable_checkpointing
+from qwenlab.training.lean import lean_forward
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16, "nf4": torch.bfloat16}
 # Of the last block only the picture is used: these layers of its text stream get no gradient.
@@ -44,7 +45,7 @@ class Step:
 
     def run(self, watch: LiveBytes | None = None) -> Tensor:
         """Forward, backward, gradient clipping, optimizer. Returns the last batch's loss, a detached scalar."""
-        with _attention(self.transformer, self.settings.attention):
+        with _attention(self.settings.attention), lean_forward(self.transformer):
             for _ in range(self.settings.accumulation):
                 with _phase(watch, "forward", "activations"):
                     loss = flow_loss(self.transformer, self.batch) / self.settings.accumulation
@@ -66,7 +67,7 @@ def _phase(watch: LiveBytes | None, name: str, kind: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _attention(transformer: nn.Module, attention: str) -> Iterator[None]:
+def _attention(attention: str) -> Iterator[None]:
     if attention == "sdpa":
         yield
         return

@@ -97,7 +97,9 @@ def train_lora(
         with accelerator.local_main_process_first():  # the others find everything in the cache
             data = prepare_data(pipeline, dataset, config, say, progress)
         caching_seconds = time.perf_counter() - started
-        pipeline.transformer.to(pipeline.vae.device)  # it may have waited until the text encoder was freed
+        if config.free_text_encoder:  # the VAE comes back for previews
+            pipeline.vae.to("cpu")
+        pipeline.transformer.to(accelerator.device)  # it may have waited for that room
         if carries_lora(pipeline):
             say("note: the LoRA that was loaded is removed first")
             remove_lora(pipeline)
@@ -283,6 +285,8 @@ def save_previews(
     transformer = pipeline.transformer
     training = transformer.training
     transformer.eval()  # LoRA dropout off
+    vae_device = pipeline.vae.device
+    pipeline.vae.to(transformer.device)
     try:
         images = generate(
             pipeline, config.preview_prompts, list(range(len(config.preview_prompts))),
@@ -291,6 +295,7 @@ def save_previews(
         )  # fmt: skip
     finally:
         transformer.train(training)
+        pipeline.vae.to(vae_device)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
     for image, path in zip(images, paths, strict=True):

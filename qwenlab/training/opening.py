@@ -55,8 +55,8 @@ def table_for_training(
 ) -> Iterator[None]:
     """Within the block a modulation table is bound, when `config` wants one: the one that is there, or one made now.
 
-    `dtype` is autocast's, where it is on: the timesteps and the rows of a table are then in it. Raises QwenlabError when
-    the table that is there lacks timesteps.
+    `dtype` is autocast's, where it is on: the timesteps and the rows of a table are then in it. Raises QwenlabError
+    when the table that is there lacks timesteps.
     """
     transformer = pipeline.transformer
     if not config.modulation_timesteps:

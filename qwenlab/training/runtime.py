@@ -21,6 +21,7 @@ from qwenlab.files import sha256_file, sha256_json
 from qwenlab.pipeline import cpu_has_bf16
 from qwenlab.training.checkpointing import enable_checkpointing
 from qwenlab.training.fast import fast_forward
+from qwenlab.training.lean import lean_forward
 from qwenlab.training.opening import table_for_training
 from qwenlab.training.training_set import mask_path
 
@@ -76,9 +77,11 @@ def training_mode(
     transformer.train()
     prepared = accelerator.prepare(transformer)
     # The order matters: accelerate's wrapper comes first, the swapped layers are taken off first.
-    backend, faster = attention_backend(transformer, config.attention_backend), fast_forward(transformer)
+    backend = attention_backend(transformer, config.attention_backend)
+    faster, leaner = fast_forward(transformer), lean_forward(transformer)
     autocast = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-    with table_for_training(pipeline, config, autocast), backend, faster, torch.random.fork_rng():
+    table = table_for_training(pipeline, config, autocast)
+    with table, backend, faster, leaner, torch.random.fork_rng():
         try:
             yield prepared
         finally:

@@ -1,0 +1,127 @@
+"""Which settings fit a card, in which order to try them, and how long a step then takes. Everything is predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from qwenlab.errors import QwenlabError
+from qwenlab.memory.cards import Card
+from qwenlab.memory.flops import predict_operations
+from qwenlab.memory.formula import GIB, Prediction, predict_step
+from qwenlab.memory.phases import encoding_gib
+from qwenlab.memory.settings import CHECKPOINTING, WEIGHTS, StepSettings
+
+# The share of a card's peak that such a step reaches: an assumption, between what eager programs (a third) and tuned
+# ones (a half) show. Quantised weights are made anew for each product, which costs a tenth.
+UTILISATION = {"fp32": 0.4, "bf16": 0.4, "int8": 0.36, "nf4": 0.36}
+# The largest side on which the model was trained is 1664 pixels (the 16:9 of its size list), about 1.8 megapixels.
+TRAINED_PIXELS = 1664 * 1664
+RESOLUTIONS = (1328, 1024, 896, 768, 640, 512, 384, 256)
+RANKS = (64, 32, 16, 8, 4)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting on one card."""
+
+    settings: StepSettings
+    card: Card
+    prediction: Prediction
+    seconds: float  # of an optimizer step
+
+    @property
+    def gib(self) -> float:
+        """GiB at the peak of the step, workspace and context included."""
+        return self.prediction.total / GIB
+
+    @property
+    def encoding_gib(self) -> float:
+        """GiB while pictures and captions are encoded."""
+        return encoding_gib(self.settings.weights, self.settings.height, self.settings.width)
+
+    @property
+    def fits(self) -> bool:
+        """Whether both phases fit the card."""
+        return max(self.gib, self.encoding_gib) <= self.card.usable_gib
+
+
+def seconds_per_step(settings: StepSettings, card: Card) -> float:
+    """Operations over the card's peak times `UTILISATION`."""
+    operations = predict_operations(settings).total
+    return operations / (card.tflops * 1e12 * UTILISATION[settings.weights])
+
+
+def make_option(settings: StepSettings, card: Card) -> Option:
+    """Predict one setting on one card."""
+    return Option(settings, card, predict_step(settings), seconds_per_step(settings, card))
+
+
+def all_options(base: StepSettings, card: Card) -> list[Option]:
+    """Weights x table x checkpointing x optimizer, best first: what fits, then precision, time, simplicity."""
+    tables = (False,) if "modulation" in base.apply_to else (False, True)
+    variants = [
+        dataclasses.replace(
+            base, weights=weights, modulation_table=table, checkpointing=checkpointing, optimizer=optimizer
+        )
+        for weights in WEIGHTS[1:]  # float32 weights gain nothing
+        for table in tables
+        for checkpointing in CHECKPOINTING
+        for optimizer in ("adamw", "adamw_8bit")
+    ]
+    return sorted((make_option(settings, card) for settings in variants), key=_rank)
+
+
+def _rank(option: Option) -> tuple:
+    settings = option.settings
+    slow = CHECKPOINTING.index({"none": "none", "selective": "blocks", "blocks": "selective"}[settings.checkpointing])
+    order = (WEIGHTS.index(settings.weights), slow, settings.modulation_table, settings.optimizer == "adamw_8bit")
+    return (False, *order, 0.0) if option.fits else (True, 0, 0, False, False, option.gib)
+
+
+def best_of_each_precision(options: list[Option]) -> list[Option]:
+    """The first of each precision; of one that does not fit, the smallest."""
+    first: dict[str, Option] = {}
+    for option in options:
+        first.setdefault(option.settings.weights, option)
+    return list(first.values())
+
+
+def smaller(base: StepSettings, card: Card) -> list[Option]:
+    """What would fit a card on which `base` does not: a lower resolution, a lower rank, both; the best of each."""
+    pixels = max(base.height, base.width)
+    sides = [side for side in RESOLUTIONS if side < pixels]
+    ranks = [rank for rank in RANKS if rank < base.rank]
+    ways = (
+        [{"height": side, "width": side} for side in sides],
+        [{"rank": rank} for rank in ranks],
+        [{"height": side, "width": side, "rank": rank} for rank in ranks for side in sides],
+    )
+    found = []
+    for way in ways:
+        for change in way:
+            best = all_options(dataclasses.replace(base, **change), card)[0]
+            if best.fits:
+                if not any(best.settings.height == option.settings.height for option in found):
+                    found.append(best)
+                break
+    return found
+
+
+def least(base: StepSettings, card: Card) -> Option:
+    """The setting with the fewest bytes of all, at 256 pixels and rank 4."""
+    tiny = dataclasses.replace(base, height=256, width=256, rank=4, batch=1, accumulation=1)
+    return min(all_options(tiny, card), key=lambda option: max(option.gib, option.encoding_gib))
+
+
+def step_settings(
+    resolution: int, rank: int, batch: int, accumulation: int, text_tokens: int, apply_to: tuple[str, ...]
+) -> StepSettings:
+    """The question, for squares of `resolution` pixels; QwenlabError in the words of the command for a bad one."""
+    try:
+        return StepSettings(
+            height=resolution, width=resolution, rank=rank, batch=batch, accumulation=accumulation,
+            text_tokens=text_tokens, apply_to=apply_to,
+        )  # fmt: skip
+    except QwenlabError as error:
+        raise QwenlabError(str(error).replace("height", "--resolution", 1)) from error
