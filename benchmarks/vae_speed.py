@@ -1,7 +1,7 @@
 """The VAE on still pictures, stock and folded, side by side: `python -m benchmarks.vae_speed`.
 
 The configuration of Qwen-Image's own VAE (127 million parameters, random weights: values change neither time nor
-memory) in float32. Both ways take turns in one run; times are medians, memory is the peak of tensors beside the weights.
+memory) in float32. Both take turns in one run; times are medians, memory is the peak of tensors beside the weights.
 """
 
 from __future__ import annotations

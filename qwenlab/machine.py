@@ -24,9 +24,6 @@ _NEEDED = (
     "jupyterlab",
 )
 _MICRO_PARTS = ("vae", "text_encoder", "transformer")
-# Peak GPU memory of training Qwen-Image at 1024x1024, rank 64, batch 1, checkpointing, cached text and latents.
-# Predicted from the parameter counts, not measured.
-_FULL_SIZE_GIB = (("bf16", 46), ("int8", 26), ("nf4", 17))
 
 
 @dataclass(frozen=True)
@@ -123,22 +120,30 @@ def _gpu_and_abilities() -> list[Check]:
         return []
     import torch
 
+    from qwenlab.memory.cards import Card
+    from qwenlab.memory.plan import StepSettings, all_options, least
+
+    question = StepSettings(rank=16)
     if not torch.cuda.is_available():
+        smallest = least(question, Card("none", 0, 1))
         return [
             Check(None, "GPU: none that torch can use"),
             micro,
             Check(
                 None,
-                "cannot run: training the 20B Qwen-Image, which needs a CUDA GPU (17 GiB or more, predicted)",
+                "cannot run: training the 20B Qwen-Image, which needs a CUDA GPU "
+                f"({smallest.gib:.0f} GiB for tiny pictures, 12 and more for 1024x1024, predicted)",
             ),
         ]
     gpu = torch.cuda.get_device_properties(0)
     total = gpu.total_memory / GIB
-    fits = [name for name, need in _FULL_SIZE_GIB if need <= total]
+    options = all_options(question, Card(gpu.name, total, 1))
+    fits = list(dict.fromkeys(option.settings.weights for option in options if option.fits))
+    ask = f"qwenlab memory --gpu {total:.0f}"
     full = (
-        Check(True, f"can train Qwen-Image 20B at 1024x1024 with precision {', '.join(fits)} (predicted)")
+        Check(True, f"can train Qwen-Image 20B at 1024x1024 with weights in {', '.join(fits)} (predicted; see {ask})")
         if fits
-        else Check(None, "cannot train Qwen-Image 20B: it needs 17 GiB or more of GPU memory (predicted)")
+        else Check(None, f"cannot train Qwen-Image 20B at 1024x1024 (predicted; {ask} says what fits)")
     )
     return [
         Check(True, f"GPU: {gpu.name}, {total:.1f} GiB, torch for CUDA {torch.version.cuda}"),

@@ -14,7 +14,7 @@ from tests.tiny import tiny_pipeline
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     for module in (long_run, training_choices, training_speed):
-        monkeypatch.setattr(module, "load_pipeline", lambda model: tiny_pipeline())
+        monkeypatch.setattr(module, "load_pipeline", lambda model, precision=None: tiny_pipeline())
     monkeypatch.setattr(training_choices, "LOSS_PICTURES", 2)
     monkeypatch.setattr(long_run, "LOSS_PICTURES", 2)
 

@@ -9,6 +9,7 @@ from qwenlab.memory.cards import Card
 from qwenlab.memory.flops import predict_operations
 from qwenlab.memory.formula import GIB, Prediction
 from qwenlab.memory.plan import (
+    MARGIN,
     TRAINED_PIXELS,
     UTILISATION,
     Option,
@@ -41,8 +42,8 @@ def report(question: StepSettings, card: Card) -> tuple[list[str], Option | None
         f"LoRA of rank {question.rank} on {', '.join(question.apply_to)} of Qwen-Image (20.4B), {question.width} x "
         f"{question.height} pixels, batch {question.batch}, accumulation {question.accumulation}, "
         f"{question.text_tokens} text tokens.",
-        f"Card: {card.name}, {card.gib:g} GiB of which {card.usable_gib:.1f} usable, {card.tflops:g} TFLOP/s. "
-        "All numbers are predicted.",
+        f"Card: {card.name}, {card.gib:g} GiB of which {card.usable_gib:.1f} usable and {card.usable_gib / MARGIN:.1f} "
+        f"planned with, {card.tflops:g} TFLOP/s. All numbers are predicted.",
         "",
         f"{'':5}{'weights':9}{'modulation':12}{'checkpointing':15}{'optimizer':12}{'GiB':>6}{'s/step':>8}",
     ]
@@ -148,7 +149,10 @@ def config_text(option: Option) -> str:
     settings, card = option.settings, option.card
     apply_to = settings.apply_to[0] if len(settings.apply_to) == 1 else f"[{', '.join(settings.apply_to)}]"
     free = "; freed before training" if option.encoding_gib > 1 else ""
-    table = GRID if settings.modulation_table else 0
+    table = (
+        f"{GRID}       # a table in place of a third of the weights" if settings.modulation_table
+        else "0          # no table in place of the modulation"
+    )  # fmt: skip
     return f"""\
 # A LoRA for Qwen-Image (20.4B) on a card of {card.gib:g} GiB, such as {card.name}, by `qwenlab memory`.
 # Predicted, not measured: {option.gib:.1f} GiB at the peak of a step, {option.encoding_gib:.1f} GiB while encoding, \
@@ -174,7 +178,7 @@ training:
   warmup_steps: 100
   optimizer: {settings.optimizer}
   timestep_sampling: shifted       # as at inference
-  modulation_timesteps: {table}       # {"a table in place of a third of the weights" if table else "0: no table"}
+  modulation_timesteps: {table}
   mixed_precision: bf16
   gradient_checkpointing: {str(settings.checkpointing != "none").lower()}
   selective_checkpointing: {str(settings.checkpointing == "selective").lower()}
