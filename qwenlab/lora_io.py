@@ -20,6 +20,7 @@ from torch import nn
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, atomic_write_json
 from qwenlab.lora import lora_layers, lora_state, unwrap_lora
+from qwenlab.modulation import replaced_layers
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -48,11 +49,14 @@ def model_fingerprint(transformer: nn.Module) -> str:
     bfloat16.
 
     Weight matrices are left out, so that the same base has one fingerprint in float32, bfloat16, int8 and
-    NF4.
+    NF4, with a modulation table and without.
     """
     architecture = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True, default=str).encode())
-    for name, parameter in sorted(transformer.named_parameters(), key=lambda item: item[0]):
+    parameters = dict(transformer.named_parameters())
+    for place, layer in replaced_layers(transformer).items():
+        parameters |= {f"{place}.{name}": parameter for name, parameter in layer.named_parameters()}
+    for name, parameter in sorted(parameters.items()):
         if parameter.ndim == 1 and "lora_" not in name:
             digest.update(name.replace(".base_layer", "").encode())
             digest.update(parameter.detach().cpu().bfloat16().view(torch.int16).numpy().tobytes())

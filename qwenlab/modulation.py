@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,6 @@ class ModulationTable:
     rows: Tensor
     conditioning: Tensor
     fingerprint: str
-    _layers: dict[str, nn.Module] = field(default_factory=dict, repr=False)  # while bound: what was replaced
 
     @classmethod
     @torch.no_grad()
@@ -85,30 +84,22 @@ class ModulationTable:
         return cls(values, rows, conditioning, fingerprint(transformer))
 
     def bind(self, transformer: QwenImageTransformer2DModel) -> None:
-        """Put the table in the place of the modulation layers, which the table keeps, wherever the model goes.
+        """Put the table in the place of the modulation layers, which stay where they are when the model is moved.
 
-        Raises QwenlabError when the table was made from another model, is bound already, or a LoRA is in the way.
+        `unbind` puts them back. Raises QwenlabError when the table was made from another model, the model has one
+        already, or a LoRA is in the way.
         """
-        if self._layers:
-            raise QwenlabError("the modulation table is bound already: unbind it first")
         _check(transformer)
         if fingerprint(transformer) != self.fingerprint:
             raise QwenlabError("the modulation table was made from another model: make it anew with ModulationTable.of")
-        places = {"time_text_embed": _RowIndex(self.timesteps), "norm_out.silu": TableRow(self.conditioning)}
+        index = _RowIndex(self.timesteps)
+        places = {"time_text_embed": index, "norm_out.silu": TableRow(self.conditioning)}
         for number in range(len(transformer.transformer_blocks)):
             for stream, name in enumerate(("img_mod", "txt_mod")):
                 places[f"transformer_blocks.{number}.{name}"] = TableRow(self.rows[:, number, stream])
         for name, module in places.items():
-            self._layers[name] = transformer.get_submodule(name)
+            index.replaced[name] = transformer.get_submodule(name)
             transformer.set_submodule(name, module.to(transformer.device))
-
-    def unbind(self, transformer: QwenImageTransformer2DModel) -> None:
-        """Put the layers back; the model is as it was. Raises QwenlabError when this table is not bound to it."""
-        if not self._layers or not is_bound(transformer):
-            raise QwenlabError("the modulation table is not bound to this model")
-        for name, module in self._layers.items():
-            transformer.set_submodule(name, module.to(transformer.device))
-        self._layers = {}
 
     def save(self, path: str | Path) -> Path:
         """Write the table as safetensors."""
@@ -141,6 +132,7 @@ class _RowIndex(nn.Module):
     def __init__(self, timesteps: Tensor) -> None:
         super().__init__()
         self.timesteps = timesteps
+        self.replaced: dict[str, nn.Module] = {}  # by name; in a dictionary they are no part of the model
 
     def forward(self, timestep: Tensor, hidden_states: Tensor, addition_t_cond: Tensor | None = None) -> Tensor:
         wanted = timestep.detach().float().cpu()  # (B,)
@@ -165,6 +157,20 @@ class TableRow(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         return self.rows[index].to(self.place.device)
+
+
+def unbind(transformer: nn.Module) -> None:
+    """Put the modulation layers back; the model is as it was. Raises QwenlabError when it has no table."""
+    if not is_bound(transformer):
+        raise QwenlabError("the model has no modulation table to unbind")
+    device = transformer.device
+    for name, module in replaced_layers(transformer).items():
+        transformer.set_submodule(name, module.to(device))
+
+
+def replaced_layers(transformer: nn.Module) -> dict[str, nn.Module]:
+    """The layers that a bound table stands for, by name; none without a table."""
+    return dict(transformer.time_text_embed.replaced) if is_bound(transformer) else {}
 
 
 def is_bound(transformer: nn.Module) -> bool:

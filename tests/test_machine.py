@@ -32,10 +32,10 @@ def test_gpu_line_says_which_precisions_fit(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="Card", total_memory=32 * GIB)
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="Card", total_memory=24 * GIB)
     )
     lines = [str(check) for check in machine._gpu_and_abilities()]
-    assert "Card, 32.0 GiB" in lines[0]
+    assert "Card, 24.0 GiB" in lines[0]
     assert "int8, nf4" in lines[-1] and "bf16" not in lines[-1] and "predicted" in lines[-1]
 
 

@@ -13,8 +13,10 @@ from qwenlab.errors import QwenlabError
 from qwenlab.flow import model_timestep, to_grid
 from qwenlab.generate import generate
 from qwenlab.lora import inject_lora, target_modules
-from qwenlab.modulation import ModulationTable, bound_timesteps, is_bound, pipeline_timesteps
+from qwenlab.lora_io import model_fingerprint
+from qwenlab.modulation import ModulationTable, bound_timesteps, is_bound, pipeline_timesteps, unbind
 from qwenlab.pipeline import load_pipeline
+from qwenlab.quantize import quantise
 from qwenlab.training import opening, runtime, train_lora
 from qwenlab.training.batches import flow_loss, make_batch
 from qwenlab.training.checkpointing import enable_checkpointing
@@ -74,7 +76,7 @@ def test_loss_and_gradients_of_the_micro_model_keep_every_bit(dtype, checkpointi
     table.bind(transformer)
     assert before[0] > 0 and len(before[1]) > 100
     assert same(step(pipeline, batch, factors), before)
-    table.unbind(transformer)
+    unbind(transformer)
     assert same(step(pipeline, batch, factors), before)
 
 
@@ -144,7 +146,7 @@ def test_binding_is_undone_without_a_trace(pipeline, tmp_path):
     table.bind(transformer)
     assert is_bound(transformer) and bound_timesteps(transformer).tolist() == [0.25, 0.5]
     assert not [name for name in transformer.state_dict() if "_mod" in name or "time_text_embed" in name]
-    table.unbind(transformer)
+    unbind(transformer)
     transformer.save_pretrained(tmp_path / "after")
     files = [sorted((tmp_path / name).iterdir()) for name in ("before", "after")]
     assert [a.read_bytes() for a in files[0]] == [b.read_bytes() for b in files[1]]
@@ -158,15 +160,15 @@ def test_a_table_is_saved_and_knows_its_model(pipeline, tmp_path):
     with pytest.raises(QwenlabError, match="another model"):
         table.bind(tiny_pipeline(seed=1).transformer)
     table.bind(transformer)
-    with pytest.raises(QwenlabError, match="bound already"):
+    with pytest.raises(QwenlabError, match="has a modulation table already"):
         table.bind(transformer)
     with pytest.raises(QwenlabError, match="has a modulation table already"):
         ModulationTable.of(transformer, [0.5])
     with pytest.raises(QwenlabError, match=r"timestep 0\.3 .*nearest: 0\.25"):
         transformer.time_text_embed(torch.tensor([0.5, 0.3]), torch.empty(0))
-    table.unbind(transformer)
-    with pytest.raises(QwenlabError, match="not bound"):
-        table.unbind(transformer)
+    unbind(transformer)
+    with pytest.raises(QwenlabError, match="no modulation table to unbind"):
+        unbind(transformer)
 
 
 def test_other_files_are_no_tables(pipeline, tmp_path):
@@ -237,3 +239,18 @@ def test_an_opened_model_trains_under_its_table_and_draws(dataset_folder, tmp_pa
             pipeline, other
         ):
             pass
+
+
+def test_a_lora_knows_its_base_whatever_the_table_and_the_precision():
+    prints = set()
+    for change in (
+        lambda pipeline: None,
+        lambda pipeline: ModulationTable.of(pipeline.transformer, [0.5]).bind(pipeline.transformer),
+        lambda pipeline: quantise(pipeline.transformer, "int8"),
+        lambda pipeline: quantise(pipeline.transformer, "nf4"),
+        lambda pipeline: pipeline.transformer.to(torch.bfloat16),
+    ):
+        pipeline = tiny_pipeline()
+        change(pipeline)
+        prints.add(model_fingerprint(pipeline.transformer))
+    assert len(prints) == 1

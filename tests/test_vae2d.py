@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage
 
-from qwenlab.vae2d import fold_causal_vae, is_folded
+from qwenlab.vae2d import fold_causal_vae, is_folded, unfold_causal_vae
 
 CONFIGS = {
     "micro": {"base_dim": 8, "num_res_blocks": 1},
@@ -86,3 +86,19 @@ def test_class_and_weights_stay_and_copies_are_independent() -> None:
 def test_other_classes_are_refused() -> None:
     with pytest.raises(TypeError, match="AutoencoderKLQwenImage"):
         fold_causal_vae(torch.nn.Linear(1, 1))
+
+
+def test_unfolding_leaves_no_trace(tmp_path) -> None:
+    vae = build("micro")
+    vae.save_pretrained(tmp_path / "before")
+    x = torch.rand(1, 3, 1, 32, 32)
+    before = vae.encode(x).latent_dist.mode()
+    fold_causal_vae(vae)
+    vae.save_pretrained(tmp_path / "folded")
+    assert unfold_causal_vae(vae) is vae and not is_folded(vae)
+    assert torch.equal(vae.encode(x).latent_dist.mode(), before)
+    assert unfold_causal_vae(vae) is vae, "a second time does nothing"
+    vae.save_pretrained(tmp_path / "after")
+    files = [sorted((tmp_path / name).iterdir()) for name in ("before", "folded", "after")]
+    contents = [[path.read_bytes() for path in found] for found in files]
+    assert contents[0] == contents[1] == contents[2]

@@ -58,6 +58,8 @@ def find_card(text: str) -> Card:
         gib = float(text)
     except ValueError:
         gib = None
+    if gib is not None and gib >= 1000:  # "4090"
+        gib = None
     if gib is None:
         names = {card.name.lower(): card for card in CARDS}
         wanted = " ".join(text.lower().replace("geforce", "").replace("nvidia", "").split())
@@ -69,7 +71,7 @@ def find_card(text: str) -> Card:
         near = [card.name for card in matching] or difflib.get_close_matches(text, [c.name for c in CARDS], 3, 0.3)
         hint = ", ".join(near) or ", ".join(card.name for card in CARDS)
         raise QwenlabError(f"--gpu {text}: no card of that name is known; give its memory in GiB, or one of: {hint}")
-    if not 0 < gib < 10_000:
+    if not gib > 0:
         raise QwenlabError(f"--gpu {text}: is no size of memory; give GiB, such as 24")
     if gib in _TYPICAL:
         card = next(card for card in CARDS if card.name == _TYPICAL[gib])

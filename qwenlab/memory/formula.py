@@ -150,7 +150,7 @@ def _in_out(settings: StepSettings) -> Callable[[str], tuple[int, int]]:
 
 
 def _state_bytes(optimizer: str, numbers: int) -> int:
-    return adamw_8bit_bytes(numbers) if optimizer == "adamw_8bit" else 8 * numbers
+    return adamw_8bit_bytes(numbers) if optimizer == "adamw_8bit" else 8 * numbers + 4  # and the number of steps
 
 
 def _element(settings: StepSettings) -> int:

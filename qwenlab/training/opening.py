@@ -11,7 +11,7 @@ import torch
 from qwenlab.config import TrainConfig
 from qwenlab.errors import QwenlabError
 from qwenlab.flow import model_timestep
-from qwenlab.modulation import ModulationTable, bound_timesteps, is_bound, pipeline_timesteps
+from qwenlab.modulation import ModulationTable, bound_timesteps, is_bound, pipeline_timesteps, unbind
 from qwenlab.pipeline import load_pipeline, place_pipeline, read_pipeline
 from qwenlab.training.held_out import SIGMAS
 
@@ -75,4 +75,4 @@ def table_for_training(
         try:
             yield
         finally:
-            table.unbind(transformer)
+            unbind(transformer)
