@@ -41,7 +41,9 @@ def _encode(self: AutoencoderKLQwenImage, x: torch.Tensor) -> torch.Tensor:
     )
     if x.shape[2] != 1 or tiled:
         return AutoencoderKLQwenImage._encode(self, x)
-    return self.quant_conv(self.encoder(x))  # no feature cache: a still picture has no next frame
+    # No feature cache: a still picture has no next frame. Channels last: the norms over channels read in order.
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    return self.quant_conv(self.encoder(x)).contiguous()
 
 
 def _decode(self: AutoencoderKLQwenImage, z: torch.Tensor, return_dict: bool = True) -> Any:
@@ -52,7 +54,8 @@ def _decode(self: AutoencoderKLQwenImage, z: torch.Tensor, return_dict: bool = T
     )
     if z.shape[2] != 1 or tiled:
         return AutoencoderKLQwenImage._decode(self, z, return_dict=return_dict)
-    out = self.decoder(self.post_quant_conv(z)).clamp(-1.0, 1.0)
+    z = z.contiguous(memory_format=torch.channels_last_3d)
+    out = self.decoder(self.post_quant_conv(z)).clamp(-1.0, 1.0).contiguous()
     return DecoderOutput(sample=out) if return_dict else (out,)
 
 
