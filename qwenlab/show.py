@@ -6,7 +6,7 @@ Chinese, stand below it as HTML, where the reader's browser has the font; a plai
 
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,3 +139,21 @@ def figure_table(figure: "Figure", *, alt: str) -> ImageTable:
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     return image_table([Image.open(buffer).convert("RGB")], alt=alt)
+
+
+def text_table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows with the same keys as aligned text, one line each under a line of the keys; floats with two decimals.
+
+    Columns of numbers are aligned to the right. ValueError for no rows or other keys.
+    """
+    if not rows or any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError("a table needs rows, all with the same keys")
+    cells = [[f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
+    columns = list(zip(rows[0].keys(), *cells, strict=True))
+    numbers = [all(isinstance(row[name], int | float) for row in rows) for name in rows[0]]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for line in zip(*columns, strict=True):
+        pairs = zip(line, widths, numbers, strict=True)
+        lines.append("  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in pairs))
+    return "\n".join(line.rstrip() for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import threading
 import time
@@ -85,6 +86,7 @@ def _resident(step: Step) -> int:
 
 def _cpu_allocator_peak(step: Step) -> int:
     """Most bytes that PyTorch's CPU allocator has given out at once during a step, beyond those before it."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its own start and of missing GPUs
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()
