@@ -71,7 +71,8 @@ class Record:
 class LiveBytes(TorchDispatchMode):
     """A context in which `record` follows the bytes alive on one kind of device.
 
-    Tensors made before are unknown until an operation returns them: `add` them, with a kind such as "weights".
+    Tensors made before are unknown until an operation returns them: `add` them, with a kind such as "weights". The
+    record ends with the context.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -79,7 +80,7 @@ class LiveBytes(TorchDispatchMode):
         self.device, self.kind = device, "other"
         self.record = Record()
         self._known: weakref.WeakKeyDictionary[torch.UntypedStorage, Storage] = weakref.WeakKeyDictionary()
-        self._now = 0
+        self._now, self._over = 0, False
 
     def add(self, tensors: object, kind: str) -> None:
         """Note the storages of tensors (any nesting) as of this kind; those already known change their kind."""
@@ -98,6 +99,10 @@ class LiveBytes(TorchDispatchMode):
             yield
         finally:
             self.kind = before
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._over = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -120,6 +125,8 @@ class LiveBytes(TorchDispatchMode):
         weakref.finalize(storage, self._gone, piece).atexit = False
 
     def _gone(self, piece: Storage) -> None:
+        if self._over:
+            return
         piece.died = len(self.record.live)
         self._count(-piece.bytes)
 
