@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
 from qwenlab.memory.cards import CARDS
 from qwenlab.memory.flops import predict_operations
@@ -41,15 +42,26 @@ RUNGS: dict[str, dict[str, Any]] = {
 }
 
 
-def plan(model: str, resolutions: list[int], ranks: list[int], weights: list[str]) -> list[tuple[str, StepSettings]]:
+#: Fused attention kernels that only a CUDA card has.
+CUDA_RUNGS: dict[str, dict[str, Any]] = {
+    "flash attention kernel": {"attention": "flash"},
+    "memory-efficient attention kernel": {"attention": "efficient"},
+    "xFormers": {"attention": "xformers"},
+}
+
+
+def plan(
+    model: str, resolutions: list[int], ranks: list[int], weights: list[str], device: str
+) -> list[tuple[str, StepSettings]]:
     """Every row: its rung, and its settings."""
+    rungs = RUNGS if device == "cpu" else RUNGS | CUDA_RUNGS
     rows = []
     for resolution, rank, precision in itertools.product(resolutions, ranks, weights):
         base = StepSettings(
             model=MODELS[model], height=resolution, width=resolution, rank=rank, weights=precision,
             modulation_table=True,
         )  # fmt: skip
-        rows += [(rung, dataclasses.replace(base, **changes)) for rung, changes in RUNGS.items()]
+        rows += [(rung, dataclasses.replace(base, **changes)) for rung, changes in rungs.items()]
     return rows
 
 
@@ -74,6 +86,8 @@ def measure_row(settings: StepSettings, device: str) -> dict[str, Any]:
         measured = measure_step(settings, device)
     except torch.cuda.OutOfMemoryError as error:
         return row | {"skipped": f"out of memory: {str(error).splitlines()[0]}"}
+    except QwenlabError as error:  # a kernel that is not installed
+        return row | {"skipped": str(error)}
     finally:
         gc.collect()
         if device != "cpu":
@@ -112,7 +126,9 @@ def main() -> None:
     results = REPOSITORY / "benchmarks" / "results"
     out = options.out or results / f"full_scale_{options.model if options.device != 'cpu' else 'cpu'}.json"
     rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
-    for rung, settings in plan(options.model, options.resolutions, options.ranks, options.weights):
+    for rung, settings in plan(
+        options.model, options.resolutions, options.ranks, options.weights, options.device
+    ):
         key = {
             "rung": rung, "weights": settings.weights, "resolution": settings.height, "rank": settings.rank,
         }  # fmt: skip

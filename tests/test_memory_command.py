@@ -19,6 +19,7 @@ from qwenlab.memory.command import config_text
 from qwenlab.memory.formula import GIB, predict_step
 from qwenlab.memory.plan import MARGIN, all_options, best_of_each_precision, least, smaller
 from qwenlab.memory.settings import MICRO, StepSettings
+from qwenlab.memory.simulate import simulate_step
 from tests.tiny import tiny_pipeline
 
 runner = CliRunner()
@@ -146,6 +147,14 @@ def test_the_full_scale_benchmark_runs_small_on_the_cpu(monkeypatch, tmp_path, c
     rows = json.loads(out.read_text())["rows"]
     assert len(rows) == 6 and all("needs about" in row["skipped"] for row in rows[3:])
     assert "bf16" not in capsys.readouterr().out, "rows that are there are not measured again"
+
+
+def test_kernels_that_are_missing_are_skipped_and_say_so():
+    rows = dict(full_scale.plan("micro", [64], [4], ["bf16"], "cuda"))
+    assert rows.keys() > set(full_scale.RUNGS) and rows["flash attention kernel"].attention == "flash"
+    settings = rows["xFormers"]
+    assert simulate_step(settings).peak == simulate_step(rows["all rungs"]).peak, "one fused kernel like another"
+    assert "xformers is not installed" in full_scale.measure_row(settings, "cpu")["skipped"]
 
 
 def test_the_vae_benchmark_compares_both_ways(monkeypatch, tmp_path):

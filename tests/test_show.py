@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from qwenlab.show import encode_image, figure_table, grid, image_table
+from qwenlab.show import encode_image, figure_table, grid, image_table, text_table
 
 
 @pytest.fixture
@@ -84,3 +84,12 @@ def test_figure_becomes_a_table_and_is_closed():
     assert str(table) == "An empty plot."
     assert table.sheet.width > table.sheet.height
     assert not plt.fignum_exists(figure.number)
+
+
+def test_a_text_table_is_aligned_and_wants_the_same_keys_everywhere():
+    lines = text_table([{"name": "a", "GiB": 1.0}, {"name": "longer", "GiB": 10.25}]).splitlines()
+    assert lines == ["name      GiB", "a        1.00", "longer  10.25"]
+    with pytest.raises(ValueError, match="same keys"):
+        text_table([{"a": 1}, {"b": 1}])
+    with pytest.raises(ValueError, match="rows"):
+        text_table([])

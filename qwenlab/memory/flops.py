@@ -50,7 +50,7 @@ def predict_operations(settings: StepSettings) -> Operations:
     backward = layers * (linear + backward_attention + 2 * lora) - unused + 2 * d * 4 * model.out_channels * image
     recomputed = 0.0
     if settings.checkpointing != "none":
-        kept = attention if settings.checkpointing == "selective" and settings.attention == "sdpa" else 0
+        kept = attention if settings.checkpointing == "selective" and settings.attention != "math" else 0
         recomputed = layers * (linear + modulation + attention + lora - kept)
     count = settings.accumulation
     return Operations(count * forward, count * backward, count * recomputed)

@@ -13,7 +13,7 @@ from qwenlab.targets import target_modules
 WEIGHTS = ("fp32", "bf16", "int8", "nf4")
 OPTIMIZERS = ("adamw", "adamw_8bit")
 CHECKPOINTING = ("none", "blocks", "selective")
-ATTENTION = ("sdpa", "math")
+ATTENTION = ("sdpa", "math", "flash", "efficient", "xformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,8 @@ class StepSettings:
         gradients are float32 always.
     checkpointing: "none"; "blocks": each block is computed again in the backward pass; "selective": the same, but for
         its attention, which is kept.
-    attention: "sdpa" (fused kernel: no matrix of all pairs) or "math" (written out).
+    attention: "math" (written out) or a fused kernel, without the matrix of all pairs: "sdpa" (PyTorch chooses),
+        "flash" and "efficient" (of PyTorch, on CUDA), "xformers" (when installed). To a prediction all of these are one.
     modulation_table: `qwenlab.modulation` replaces the modulation layers.
     """
 

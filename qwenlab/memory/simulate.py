@@ -20,9 +20,10 @@ def simulate_step(settings: StepSettings) -> Record:
     """What one step of `settings` would hold in memory, by executing it on fake tensors: no GPU, no weights, no values.
 
     Qwen-Image's 60 blocks take about half a minute on one CPU core. More than two accumulated batches are
-    simulated as two: the peak is the same.
+    simulated as two: the peak is the same. Fused attention is the CPU's kernel, whichever it will be.
     """
-    settings = dataclasses.replace(settings, accumulation=min(settings.accumulation, 2))
+    attention = "math" if settings.attention == "math" else "sdpa"
+    settings = dataclasses.replace(settings, accumulation=min(settings.accumulation, 2), attention=attention)
     with FakeTensorMode():
         return watch_step(build_step(settings, fake=True))
 

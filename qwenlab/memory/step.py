@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from qwenlab.attention_backends import attention_backend
 from qwenlab.lora import inject_lora, target_modules
 from qwenlab.memory.live_bytes import LiveBytes
 from qwenlab.memory.settings import StepSettings
@@ -45,7 +46,7 @@ class Step:
 
     def run(self, watch: LiveBytes | None = None) -> Tensor:
         """Forward, backward, gradient clipping, optimizer. Returns the last batch's loss, a detached scalar."""
-        with _attention(self.settings.attention), lean_forward(self.transformer):
+        with _attention(self.transformer, self.settings.attention), lean_forward(self.transformer):
             for _ in range(self.settings.accumulation):
                 with _phase(watch, "forward", "activations"):
                     loss = flow_loss(self.transformer, self.batch) / self.settings.accumulation
@@ -67,11 +68,16 @@ def _phase(watch: LiveBytes | None, name: str, kind: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _attention(attention: str) -> Iterator[None]:
-    if attention == "sdpa":
-        yield
-        return
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+def _attention(transformer: nn.Module, attention: str) -> Iterator[None]:
+    kernels = torch.nn.attention.SDPBackend
+    chosen = {"math": kernels.MATH, "flash": kernels.FLASH_ATTENTION, "efficient": kernels.EFFICIENT_ATTENTION}
+    if attention in chosen:
+        with torch.nn.attention.sdpa_kernel(chosen[attention]):
+            yield
+    elif attention == "xformers":
+        with attention_backend(transformer, attention):
+            yield
+    else:
         yield
 
 
