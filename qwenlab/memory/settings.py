@@ -58,7 +58,7 @@ class StepSettings:
     checkpointing: "none"; "blocks": each block is computed again in the backward pass; "selective": the same, but for
         its attention, which is kept.
     attention: "math" (written out) or a fused kernel, without the matrix of all pairs: "sdpa" (PyTorch chooses),
-        "flash" and "efficient" (of PyTorch, on CUDA), "xformers" (when installed). To a prediction all of these are one.
+        "flash" and "efficient" (of PyTorch, on CUDA), "xformers" (when installed). A prediction takes them for one.
     modulation_table: `qwenlab.modulation` replaces the modulation layers.
     """
 
