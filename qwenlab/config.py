@@ -20,6 +20,7 @@ SECTIONS = ("model", "data", "training", "lora", "preview")
 # Written out here, so that a mistake in a file is answered without importing torch; tests compare them with
 # the code.
 CHOICES = {
+    "structural_network": ("micro",),
     "base_precision": ("", "fp32", "bf16", "int8", "nf4"),
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
     "loss_weighting": ("none", "sigma_sqrt", "cosmap"),
@@ -36,7 +37,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed",
     "validate_every_n_steps", "keep_checkpoints", "transformer_lr_ratio", "text_encoder_lr_ratio", "prior_weight",
-    "text_encoder_rank", "modulation_timesteps",
+    "text_encoder_rank", "modulation_timesteps", "structural_weight", "structural_from_step",
 )  # fmt: skip
 SHARES = ("dropout", "caption_dropout", "validation_share", "ema_decay")
 # Settings that do not change the weights.
@@ -49,7 +50,8 @@ LATER = (
     "resize_mode", "random_flip", "caption_orders", "validation_share", "attention_backend", "transformer_lr_ratio",
     "text_encoder_lr_ratio", "loss_weighting", "unmasked_weight", "ema_decay", "prior_dataset", "prior_weight",
     "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "use_structural_loss",
-    "base_precision", "selective_checkpointing", "modulation_timesteps",
+    "base_precision", "selective_checkpointing", "modulation_timesteps", "structural_weight", "structural_max_sigma",
+    "structural_from_step", "structural_network",
 )  # fmt: skip
 # Names that other trainers, and the article, use -> what to write here.
 ELSEWHERE = {
@@ -106,7 +108,12 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     timestep_sampling: str = "logit_normal"  # see qwenlab.flow.sample_sigmas
     loss_weighting: str = "none"  # of the sigmas: diffusers.training_utils.compute_loss_weighting_for_sd3
-    use_structural_loss: bool = False  # lesson 06
+    # A loss on the structure of hands and feet (qwenlab.hands.structure); needs keypoints.jsonl in the data set
+    use_structural_loss: bool = False
+    structural_weight: float = 0.3
+    structural_max_sigma: float = 0.36  # samples with more noise are left out
+    structural_from_step: int = 0  # plain training before
+    structural_network: str = "micro"  # the drawn world's
     modulation_timesteps: int = 0  # from a grid of so many, so that a table replaces the modulation; 0: any
     ema_decay: float = 0.0  # of the average of the weights, which is then what is saved and drawn with; 0: none
     mixed_precision: str = "fp32"
@@ -156,9 +163,10 @@ class TrainConfig:
             raise QwenlabError(f"unmasked_weight: {self.unmasked_weight} must be at least 0 and at most 1")
         if not self.use_vae:
             raise QwenlabError("use_vae: false is impossible, the transformer reads latents of the VAE; leave it true")
-        for name in ("augment_hands", "use_structural_loss"):
-            if getattr(self, name):
-                raise QwenlabError(f"{name}: comes with lesson 06 and is not there yet; leave it false")
+        if self.augment_hands:
+            raise QwenlabError("augment_hands: comes with lesson 06 and is not there yet; leave it false")
+        if not 0 < self.structural_max_sigma <= 1:
+            raise QwenlabError(f"structural_max_sigma: {self.structural_max_sigma} must be more than 0 and at most 1")
         if self.selective_checkpointing and not self.gradient_checkpointing:
             raise QwenlabError("selective_checkpointing: is a kind of gradient_checkpointing; set that to true as well")
         if self.modulation_timesteps and "modulation" in self.apply_to:

@@ -59,6 +59,15 @@ def _decode(self: AutoencoderKLQwenImage, z: torch.Tensor, return_dict: bool = T
     return DecoderOutput(sample=out) if return_dict else (out,)
 
 
+def decode_still(vae: AutoencoderKLQwenImage, latents: torch.Tensor) -> torch.Tensor:
+    """Latents (B, z, h, w) in the VAE's own units -> pictures (B, 3, 8h, 8w), *not* clamped to [-1, 1].
+
+    For losses: where the clamp of `vae.decode` acts, it has no gradient. Needs a folded VAE.
+    """
+    z = latents[:, :, None].contiguous(memory_format=torch.channels_last_3d)
+    return vae.decoder(vae.post_quant_conv(z))[:, :, 0]
+
+
 def fold_causal_vae(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
     """Make `vae` run still pictures with 2D convolutions, in place; returns the same object.
 

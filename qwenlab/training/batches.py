@@ -10,8 +10,8 @@ features.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from qwenlab.dataset import pad_texts
 from qwenlab.errors import QwenlabError
 from qwenlab.flow import derived_generator, interpolate, model_timestep, sample_sigmas, to_grid, velocity
 from qwenlab.generate import NEGATIVE_PROMPT
+from qwenlab.hands.regions import Region
 from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Batch:
     text_mask: Tensor | None  # (B, T) bool
     image_shapes: list[list[tuple[int, int, int]]]  # (frames, h / 2, w / 2) of each sample, for the rotary embedding
     weight: Tensor | None = None  # (B, S) or (B, 1) float32, of each token's error in the loss; None: all 1
+    regions: list[list[Region]] | None = None  # hands and feet of each sample; None: nobody asks
+
+
+# Called with a batch and the predicted velocity (B, S, C): a further loss, a float32 scalar.
+ExtraLoss = Callable[[Batch, Tensor], Tensor]
 
 
 def draw_batches(
@@ -83,18 +89,20 @@ def draw_batches(
         else:
             text = training_set.texts[text_index] if keep else training_set.dropped
         weight = training_set.weights[latents_index] if training_set.weights else None
-        parts[x0.shape].append((x0, noise, sigma, text, weight))
+        regions = training_set.regions[latents_index] if training_set.regions else None
+        parts[x0.shape].append((x0, noise, sigma, text, weight, regions))
     # Only torch.manual_seed reaches LoRA dropout.
     dropout = "dropout" if stream == "sample" else f"dropout of {stream}"
     torch.manual_seed(derived_generator(config.seed, dropout, step, first).initial_seed())
 
     batches = []
     for samples in parts.values():
-        x0, noise, sigma, texts, weights = zip(*samples, strict=True)
+        x0, noise, sigma, texts, weights, regions = zip(*samples, strict=True)
         sigma = torch.cat(sigma)
         weight = _loss_weight(config, sigma, None if weights[0] is None else torch.stack(weights))
         texts = embed_texts(pipeline, texts) if live else texts
-        batches.append(make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight))
+        batch = make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight)
+        batches.append(replace(batch, regions=None if regions[0] is None else list(regions)))
     return batches
 
 
@@ -195,14 +203,16 @@ def epoch_order(seed: int, epoch: int, sizes: tuple[Hashable, ...], samples_per_
     return tuple(rest[:head] + middle + rest[head:])
 
 
-def batches_loss(transformer: torch.nn.Module, batches: Sequence[Batch]) -> Tensor:
+def batches_loss(
+    transformer: torch.nn.Module, batches: Sequence[Batch], extra: ExtraLoss | None = None
+) -> Tensor:
     """`flow_loss` over several batches, a float32 scalar: each picture counts the same, whatever its size."""
     total = sum(len(batch.sigma) for batch in batches)
-    return sum(flow_loss(transformer, batch) * (len(batch.sigma) / total) for batch in batches)
+    return sum(flow_loss(transformer, batch, extra) * (len(batch.sigma) / total) for batch in batches)
 
 
-def flow_loss(transformer: torch.nn.Module, batch: Batch) -> Tensor:
-    """Mean squared error of the predicted velocity, weighted by `batch.weight`: a float32 scalar."""
+def flow_loss(transformer: torch.nn.Module, batch: Batch, extra: ExtraLoss | None = None) -> Tensor:
+    """Mean squared error of the predicted velocity, weighted by `batch.weight`, plus `extra`: a float32 scalar."""
     prediction = transformer(
         hidden_states=batch.x_t,
         timestep=model_timestep(batch.sigma, batch.x_t.dtype),
@@ -212,6 +222,8 @@ def flow_loss(transformer: torch.nn.Module, batch: Batch) -> Tensor:
         return_dict=False,
     )[0]
     if batch.weight is None:
-        return torch.nn.functional.mse_loss(prediction.float(), batch.target)
-    error = (prediction.float() - batch.target).square().mean(dim=-1)  # (B, S)
-    return (error * batch.weight).mean()
+        loss = torch.nn.functional.mse_loss(prediction.float(), batch.target)
+    else:
+        error = (prediction.float() - batch.target).square().mean(dim=-1)  # (B, S)
+        loss = (error * batch.weight).mean()
+    return loss if extra is None else loss + extra(batch, prediction)

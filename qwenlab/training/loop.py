@@ -17,8 +17,9 @@ from qwenlab.config import TrainConfig
 from qwenlab.dataset import Dataset, encode_text, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.generate import generate
+from qwenlab.hands.structure import structure_schedule
 from qwenlab.lora_io import carries_lora, remove_lora
-from qwenlab.training.batches import batches_loss, draw_batches
+from qwenlab.training.batches import ExtraLoss, batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
 from qwenlab.training.run import STATE_FILE, Run, exclusive
@@ -97,7 +98,7 @@ def train_lora(
         with accelerator.local_main_process_first():  # the others find everything in the cache
             data = prepare_data(pipeline, dataset, config, say, progress)
         caching_seconds = time.perf_counter() - started
-        if config.free_text_encoder:  # the VAE comes back for previews
+        if config.free_text_encoder and not config.use_structural_loss:  # the VAE comes back for previews
             pipeline.vae.to("cpu")
         pipeline.transformer.to(accelerator.device)  # it may have waited for that room
         if carries_lora(pipeline):
@@ -163,8 +164,9 @@ def _train(
                 if config.preview_every_n_steps:
                     preview(0)
             steps = optimize(
-                transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior
-            )
+                transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior,
+                structure_schedule(pipeline, config),
+            )  # fmt: skip
             for step, loss in steps:
                 run.after_step(loss)
                 recent = run.losses[-50:]  # one step alone is mostly noise
@@ -209,11 +211,13 @@ def optimize(
     accelerator: Accelerator,
     first: int = 0,
     prior: TrainingSet | None = None,
+    extra: Callable[[int], ExtraLoss | None] = lambda step: None,
 ) -> Iterator[tuple[int, float]]:
     """The loop: yields (step, loss) after each optimizer step, beginning after step `first`.
 
-    Changes the parameters of `optimizer` alone. With a `prior` set each step reads as many of its pictures, whose loss
-    counts `config.prior_weight` (Ruiz et al., DreamBooth, arXiv 2208.12242). Raises NotFinite.
+    Changes the parameters of `optimizer` alone. `extra` says what is added to the flow loss at a step. With a `prior`
+    set each step reads as many of its pictures, whose loss counts `config.prior_weight` (Ruiz et al., DreamBooth, arXiv
+    2208.12242). Raises NotFinite.
     """
     from diffusers.optimization import get_scheduler
 
@@ -236,7 +240,7 @@ def optimize(
         for micro_step in range(config.gradient_accumulation_steps):
             with accelerator.accumulate(transformer):
                 batches = draw_batches(pipeline, training_set, config, step, micro_step, accelerator)
-                loss = batches_loss(transformer, batches)
+                loss = batches_loss(transformer, batches, extra(step))
                 if prior:
                     batches = draw_batches(pipeline, prior, config, step, micro_step, accelerator, "prior")
                     loss = loss + config.prior_weight * batches_loss(transformer, batches)

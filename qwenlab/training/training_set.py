@@ -6,7 +6,7 @@ N pictures; V views of them (a mirrored picture is a second view); T captions (e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,10 @@ from qwenlab.config import TrainConfig
 from qwenlab.dataset import Dataset, LatentStatistics, Sample, View, read_dataset, split_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.generate import NEGATIVE_PROMPT
+from qwenlab.hands.keypoints import FILE as KEYPOINTS
+from qwenlab.hands.keypoints import read_keypoints
+from qwenlab.hands.regions import Region
+from qwenlab.hands.regions import regions as regions_of
 from qwenlab.images import image_size
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ class TrainingSet:
     choices: tuple[tuple[tuple[int, int], ...], ...]
     captions: tuple[str, ...] = ()
     weights: tuple[Tensor, ...] | None = None
+    regions: tuple[list[Region], ...] | None = None  # hands and feet of each view, in its pixels
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -102,7 +107,30 @@ def encode_samples(
         weights = tuple(
             token_weights(mask, view.size, config.unmasked_weight) for mask, view in zip(masks, views, strict=True)
         )
-    return TrainingSet(latents, embeddings, dropped, tuple(choices), tuple(texts), weights)
+    regions = view_regions(views, dataset) if config.use_structural_loss else None
+    return TrainingSet(latents, embeddings, dropped, tuple(choices), tuple(texts), weights, regions)
+
+
+def view_regions(views: Sequence[View], dataset: Dataset) -> tuple[list[Region], ...]:
+    """Hands and feet of each view, from keypoints.jsonl of the data set: (V,) lists, in pixels of the view.
+
+    Raises QwenlabError when that file is missing, broken or lacks a picture.
+    """
+    keypoints = read_keypoints(dataset.folder)
+    found = []
+    for view in views:
+        if view.path.name not in keypoints:
+            raise QwenlabError(f"{dataset.folder / KEYPOINTS}: has no line for {view.path.name}")
+        joints = keypoints[view.path.name]
+        scales = [new / old for new, old in zip(view.size, joints.size, strict=True)]
+        scale = max(scales) if view.crop else min(scales)
+        margins = [(new - old * scale) / 2 for new, old in zip(view.size, joints.size, strict=True)]
+        moved = []
+        for region in regions_of(joints):
+            x, y = region.x * scale + margins[0], region.y * scale + margins[1]
+            moved.append(Region(region.kind, view.size[0] - x if view.mirrored else x, y, region.side * scale))
+        found.append(moved)
+    return tuple(found)
 
 
 def mask_path(sample: Sample) -> Path | None:
@@ -190,7 +218,9 @@ def prepare_data(
             bar.update()
 
         training = encode_samples(caches, dataset, config, on_item)
-    as_it_is = replace(config, random_flip=False, caption_orders=1, unmasked_weight=1.0)
+    as_it_is = replace(
+        config, random_flip=False, caption_orders=1, unmasked_weight=1.0, use_structural_loss=False
+    )
     validation = encode_samples(caches, held_out, as_it_is) if held_out else None
     prior = encode_samples(caches, read_dataset(config.prior_dataset), as_it_is) if config.prior_dataset else None
     prompts = None

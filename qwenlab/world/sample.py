@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from qwenlab.files import atomic_write_bytes, atomic_write_text
+from qwenlab.hands.keypoints import of_picture, write_keypoints
 
 from .attributes import ACTIONS, BACKGROUNDS, Scene, caption, sample_character_scene
 from .render import render
@@ -51,17 +52,20 @@ def character_test_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def write_scenes(out: Path, scenes: Iterable[Scene], size: int = SAMPLE_SIZE) -> None:
-    """Write `images/img_001.jpg` ... and `captions.jsonl` ({"file_name", "text"} a line) into ``out``."""
-    lines = []
+    """Write `images/img_001.jpg` ..., `captions.jsonl` ({"file_name", "text"} a line) and `keypoints.jsonl`."""
+    lines, keypoints = [], {}
     (out / "images").mkdir(parents=True, exist_ok=True)
     for k, scene in enumerate(scenes, start=1):
         name = f"img_{k:03d}.jpg"
+        picture = render(scene, size)
+        keypoints[name] = of_picture(picture)
         buffer = io.BytesIO()
-        Image.fromarray(render(scene, size).image).save(
+        Image.fromarray(picture.image).save(
             buffer, "JPEG", quality=JPEG_QUALITY, optimize=True, progressive=True
         )
         atomic_write_bytes(out / "images" / name, buffer.getvalue())
         lines.append(json.dumps({"file_name": name, "text": caption(scene)}, ensure_ascii=False))
+    write_keypoints(out, keypoints)
     atomic_write_text(out / "captions.jsonl", "\n".join(lines) + "\n")
 
 

@@ -1,0 +1,1 @@
+"""Hands and feet: where they are, why they go wrong, and what repairs them."""
