@@ -24,7 +24,7 @@ from qwenlab.hands.structure import (
     structure_schedule,
     unpack,
 )
-from qwenlab.hands.train_pose_net import examples, train
+from qwenlab.hands.train_pose_net import examples, joint_error, train
 from qwenlab.training import train_lora
 from qwenlab.training.batches import draw_batch, flow_loss
 from qwenlab.training.runtime import make_accelerator
@@ -265,3 +265,9 @@ def test_the_sample_comes_with_its_keypoints():
         assert joints.size == (1024, 1024)
         assert np.abs(joints.hands[..., :2] - 8 * small.hands[..., :2]).max() < 8
         assert np.array_equal(joints.hands[..., 2], small.hands[..., 2])
+
+
+def test_the_shipped_pose_network_finds_the_joints_of_other_drawings():
+    network = load_pose_net()
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert joint_error(network, seed=77, count=120) < 1.5
