@@ -133,22 +133,44 @@ def summary(runs: list[dict[str, Any]], reference: list[dict[str, Any]] | None =
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def study_parser(description: str, name: str) -> argparse.ArgumentParser:
+    """The options that studies of LoRAs share; their files carry `name`."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--model", default="micro")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two or more")
     parser.add_argument("--prompts", type=int, default=64, help="pictures of each LoRA")
-    parser.add_argument("--studies", nargs="+", choices=list(STUDIES), help="only make the runs of these")
-    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "training_choices")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "training_choices.json")
-    options = parser.parse_args()
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / name)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / f"{name}.json")
+    return parser
+
+
+def study_config(parser: argparse.ArgumentParser, options: argparse.Namespace) -> TrainConfig:
+    """configs/micro_lora.yaml for the steps that `options` asks for; ends the program when there is one seed only."""
     if len(options.seeds) < 2:
         parser.error("--seeds: two or more, since differences are judged by their spread over seeds")
-    config = replace(
+    return replace(
         read_config(REPOSITORY / "configs" / "micro_lora.yaml"), preview_every_n_steps=0,
         max_train_steps=options.steps, warmup_steps=min(30, options.steps // 4),
     )  # fmt: skip
+
+
+def study_settings(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """What a result says of how it was made."""
+    return {"config": config.hash(), "steps": options.steps, "seeds": options.seeds, "prompts": options.prompts}
+
+
+def as_line(name: str, row: dict[str, Any]) -> str:
+    """A summary in one line."""
+    rates = " ".join(f"{m} {row[m]['value']:.1%} [{row[m]['low']:.1%}, {row[m]['high']:.1%}]" for m in MEASURES)
+    return f"{name:22} {rates}  held-out loss {np.mean(row['mean_held_out_loss']):.4f}"
+
+
+def main() -> None:
+    parser = study_parser(__doc__, "training_choices")
+    parser.add_argument("--studies", nargs="+", choices=list(STUDIES), help="only make the runs of these")
+    options = parser.parse_args()
+    config = study_config(parser, options)
     bench = Bench(options.model, config, options.prompts, options.work)
     result: dict[str, Any] = {"base": summary([bench.row(None, 0)])}
     for study in options.studies or STUDIES:
@@ -157,16 +179,14 @@ def main() -> None:
         result[study] = {name: summary(rows, None if name == first else runs[first]) for name, rows in runs.items()}
     if options.studies:
         return
-    settings = {"config": config.hash(), "steps": options.steps, "seeds": options.seeds, "prompts": options.prompts}
     made = stamp_result(
-        result, weights=bench.weights, config=settings | {"studies": STUDIES},
+        result, weights=bench.weights, config=study_settings(config, options) | {"studies": STUDIES},
         command="python -m benchmarks.training_choices",
     )  # fmt: skip
     atomic_write_json(options.out, made)
     for study in STUDIES:
         for name, row in result[study].items():
-            rates = " ".join(f"{m} {row[m]['value']:.1%} [{row[m]['low']:.1%}, {row[m]['high']:.1%}]" for m in MEASURES)
-            print(f"{study:14} {name:22} {rates}  held-out loss {np.mean(row['mean_held_out_loss']):.4f}")
+            print(f"{study:14} {as_line(name, row)}")
 
 
 if __name__ == "__main__":
