@@ -20,7 +20,6 @@ SECTIONS = ("model", "data", "training", "lora", "preview")
 # Written out here, so that a mistake in a file is answered without importing torch; tests compare them with
 # the code.
 CHOICES = {
-    "structural_network": ("micro",),
     "base_precision": ("", "fp32", "bf16", "int8", "nf4"),
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
     "loss_weighting": ("none", "sigma_sqrt", "cosmap"),
@@ -51,7 +50,7 @@ LATER = (
     "text_encoder_lr_ratio", "loss_weighting", "unmasked_weight", "ema_decay", "prior_dataset", "prior_weight",
     "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "use_structural_loss",
     "base_precision", "selective_checkpointing", "modulation_timesteps", "structural_weight", "structural_max_sigma",
-    "structural_from_step", "structural_network",
+    "structural_from_step",
 )  # fmt: skip
 # Names that other trainers, and the article, use -> what to write here.
 ELSEWHERE = {
@@ -108,12 +107,11 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     timestep_sampling: str = "logit_normal"  # see qwenlab.flow.sample_sigmas
     loss_weighting: str = "none"  # of the sigmas: diffusers.training_utils.compute_loss_weighting_for_sd3
-    # A loss on the structure of hands and feet (qwenlab.hands.structure); needs keypoints.jsonl in the data set
+    # A loss on the structure of hands and feet in drawings (qwenlab.hands.structure); needs keypoints.jsonl in dataset
     use_structural_loss: bool = False
     structural_weight: float = 0.3
     structural_max_sigma: float = 0.36  # samples with more noise are left out
     structural_from_step: int = 0  # plain training before
-    structural_network: str = "micro"  # the drawn world's
     modulation_timesteps: int = 0  # from a grid of so many, so that a table replaces the modulation; 0: any
     ema_decay: float = 0.0  # of the average of the weights, which is then what is saved and drawn with; 0: none
     mixed_precision: str = "fp32"

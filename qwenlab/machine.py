@@ -125,14 +125,15 @@ def _gpu_and_abilities() -> list[Check]:
 
     question = StepSettings(rank=16)
     if not torch.cuda.is_available():
-        smallest = least(question, Card("none", 0, 1))
+        none = Card("none", 0, 1)
+        tiny, usual = (option.needed_gib for option in (least(question, none), all_options(question, none)[0]))
         return [
             Check(None, "GPU: none that torch can use"),
             micro,
             Check(
                 None,
                 "cannot run: training the 20B Qwen-Image, which needs a CUDA GPU "
-                f"({smallest.gib:.0f} GiB for tiny pictures, 12 and more for 1024x1024, predicted)",
+                f"({usual:.0f} GiB for 1024x1024, {tiny:.0f} for 256x256, predicted)",
             ),
         ]
     gpu = torch.cuda.get_device_properties(0)

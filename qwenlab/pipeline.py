@@ -38,7 +38,7 @@ def load_pipeline(
         (`qwenlab.vae2d`) and `default_sample_size` set to the model's own size where the folder records it.
     Raises: QwenlabError for unknown precisions, missing or foreign weights, and a device this machine lacks.
     """
-    target = _device(device)
+    target = usable_device(device)
     return place_pipeline(*read_pipeline(name_or_path, precision, target), target)
 
 
@@ -98,7 +98,8 @@ def cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device as this machine names it; None: CUDA when there is a GPU, else the CPU. Raises QwenlabError."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

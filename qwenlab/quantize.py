@@ -111,6 +111,14 @@ def quantise(model: nn.Module, precision: str, device: str | torch.device | None
     return len(found)
 
 
+def weight_precision(model: nn.Module) -> str:
+    """"int8" or "nf4" when layers of `model` are quantised, else "bf16" or "fp32" by its dtype."""
+    kinds = {type(layer).__name__ for layer in quantised_layers(model).values()}
+    if kinds:
+        return "int8" if "Int8Linear" in kinds else "nf4"
+    return "fp32" if next(model.parameters()).dtype == torch.float32 else "bf16"
+
+
 def quantised_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers of `model` that hold quantised weights, by name."""
     return {name: m for name, m in model.named_modules() if type(m).__name__ in ("Int8Linear", "Linear4bit")}

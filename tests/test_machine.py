@@ -36,6 +36,7 @@ def test_gpu_line_says_which_precisions_fit(monkeypatch):
     )
     lines = [str(check) for check in machine._gpu_and_abilities()]
     assert "Card, 24.0 GiB" in lines[0]
+    assert "qwenlab memory --gpu 24" in lines[-1]
     assert "int8, nf4" in lines[-1] and "bf16" not in lines[-1] and "predicted" in lines[-1]
 
 

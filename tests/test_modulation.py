@@ -241,6 +241,24 @@ def test_an_opened_model_trains_under_its_table_and_draws(dataset_folder, tmp_pa
             pass
 
 
+def test_rows_are_made_block_by_block(pipeline, monkeypatch):
+    """No two blocks' modulation layers are away from home at once: a GPU never holds them all."""
+    away, most = set(), []
+    home, device = torch.device("cpu"), torch.device("cpu:0")
+    move = torch.nn.Module.to
+
+    def watched(module, place):
+        if isinstance(module, torch.nn.Sequential):
+            (away.add if place == device else away.discard)(id(module))
+            most.append(len(away))
+        return move(module, "cpu")
+
+    monkeypatch.setattr(torch.nn.Module, "to", watched)
+    assert home != device
+    ModulationTable.of(pipeline.transformer, [0.2, 0.7], device=device)
+    assert most == [1, 0] * 4, "two layers in each of two blocks"
+
+
 def test_a_lora_knows_its_base_whatever_the_table_and_the_precision():
     prints = set()
     for change in (

@@ -80,6 +80,12 @@ def test_quantisation_covers_the_blocks_of_the_two_large_parts(folder: Path, pre
     assert pipeline("1女孩", num_inference_steps=2, true_cfg_scale=1.0).images[0].size == (32, 32)
 
 
+def test_a_cpu_without_bfloat16_rounds_float32_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "cpu_has_bf16", lambda: False)
+    transformer = door.load_pipeline(folder, precision="int8", device="cpu").transformer
+    assert transformer.dtype == torch.float32 and len(quantised_layers(transformer)) == 14
+
+
 @needs_weights
 def test_micro_is_shipped_small_and_draws() -> None:
     files = [f for f in door.MICRO_WEIGHTS.rglob("*") if f.is_file()]

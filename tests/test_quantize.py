@@ -11,7 +11,14 @@ from qwenlab.errors import QwenlabError
 from qwenlab.lora import inject_lora, lora_layers, merge_lora, target_modules
 from qwenlab.memory.live_bytes import LiveBytes
 from qwenlab.pipeline import place_pipeline
-from qwenlab.quantize import QUANTISED, Int8Linear, quantise, quantise_linear, quantised_layers
+from qwenlab.quantize import (
+    QUANTISED,
+    Int8Linear,
+    quantise,
+    quantise_linear,
+    quantised_layers,
+    weight_precision,
+)
 from qwenlab.training import train_lora
 from tests.tiny import SIZE, tiny_pipeline
 
@@ -116,6 +123,20 @@ def test_training_goes_on_after_a_preview(precision, table, dataset_folder, tmp_
         where = name if name in state else name.replace(".weight", ".base_layer.weight")
         kept = state.get(where, state.get(_base_name(name)))
         assert torch.equal(kept, value), name
+
+
+def test_a_pipeline_in_another_precision_than_the_configuration_is_refused(pipeline, dataset_folder, tmp_path):
+    config = config_from_mapping({
+        "dataset": str(dataset_folder), "output_dir": str(tmp_path / "run"), "resolution": SIZE,
+        "base_precision": "nf4",
+    })  # fmt: skip
+    with pytest.raises(QwenlabError, match="base_precision: nf4, but the pipeline's weights are fp32"):
+        train_lora(pipeline, config, progress=False)
+    found = [weight_precision(pipeline.transformer)]
+    found.append(weight_precision(tiny_pipeline().transformer.to(torch.bfloat16)))
+    for precision in QUANTISED:
+        found.append(weight_precision(place_pipeline(tiny_pipeline(), precision, torch.device("cpu")).transformer))
+    assert found == ["fp32", "bf16", "int8", "nf4"]
 
 
 def _base_name(name):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from qwenlab.errors import QwenlabError
 
+USABLE = 0.97  # of a card's memory: driver, display and reserved pages take the rest (predicted)
+
 
 @dataclass(frozen=True)
 class Card:
@@ -23,9 +25,11 @@ class Card:
 
     @property
     def usable_gib(self) -> float:
-        """What a program can have: driver, display and reserved pages take the rest (about 3%, predicted)."""
-        return 0.97 * self.gib
+        """What a program can have."""
+        return USABLE * self.gib
 
+
+USABLE = 0.97  # of a card's memory: driver, display and reserved pages take the rest (predicted)
 
 CARDS = (
     Card("T4", 15, 8.1, bf16=False),  # 15 GiB of 16 with error correction on; 8.1: its float32

@@ -111,13 +111,13 @@ def _warnings(question: StepSettings, card: Card, best: Option | None) -> list[s
     lines = []
     if question.width * question.height > TRAINED_PIXELS:
         lines.append(
-            f"Note: {question.width} x {question.height} is more than Qwen-Image was trained for (up to 1664 pixels a "
-            "side): it repeats and deforms there. Train at 1024 or 1328 and enlarge."
+            f"Note: {question.width} x {question.height} is more than Qwen-Image was trained for (1328 x 1328 "
+            "pixels in all): models usually repeat and deform there. Train at 1024 or 1328 and enlarge."
         )
     if not card.bf16:
         lines.append(
             f"Note: a {card.name} has no bfloat16 units; it emulates them in float32, which is what the time counts. "
-            "float16 is no way out: Qwen-Image overflows in it."
+            "float16 is no way out: users report black pictures (ComfyUI issue 10751)."
         )
     if best and best.settings.modulation_table:
         lines.append(
@@ -148,7 +148,6 @@ def config_text(option: Option) -> str:
     """A configuration for `qwenlab train` with the predicted memory and time in its head."""
     settings, card = option.settings, option.card
     apply_to = settings.apply_to[0] if len(settings.apply_to) == 1 else f"[{', '.join(settings.apply_to)}]"
-    free = "; freed before training" if option.encoding_gib > 1 else ""
     table = (
         f"{GRID}       # a table in place of a third of the weights" if settings.modulation_table
         else "0          # no table in place of the modulation"
@@ -167,7 +166,7 @@ data:
   dataset: data_sample
   output_dir: runs/qwen_image_{card.gib:g}gb
   caption_dropout: 0.1             # guidance needs a prediction for the empty caption
-  free_text_encoder: true          # captions are encoded first ({option.encoding_gib:.0f} GiB{free})
+  free_text_encoder: true          # captions are encoded first, then it goes
 
 training:
   batch_size_per_gpu: {settings.batch}

@@ -19,6 +19,7 @@ from qwenlab.errors import QwenlabError
 from qwenlab.generate import generate
 from qwenlab.hands.structure import structure_schedule
 from qwenlab.lora_io import carries_lora, remove_lora
+from qwenlab.quantize import weight_precision
 from qwenlab.training.batches import ExtraLoss, batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
@@ -73,12 +74,18 @@ def train_lora(
         resume: go on with the run that `output_dir/training-state.safetensors` holds, to the same bits as an unbroken
             one (same machine and number of threads). The file is written every `save_every_n_steps` and by Ctrl-C.
 
-    Raises: QwenlabError for a broken dataset, a folder that cannot be written, holds an unfinished run or is in use, a
-        missing optimizer package, an attention backend that fails its test, a loss that is not finite, and when Ctrl-C
-        stopped the run.
+    Raises: QwenlabError for weights in another precision than `base_precision`, a broken dataset, a folder that cannot
+        be written, holds an unfinished run or is in use, a missing optimizer package, an attention backend that fails
+        its test, a loss that is not finite, and when Ctrl-C stopped the run.
     """
     from tqdm import tqdm  # plain text: a notebook keeps it, where the widget needs a live kernel
 
+    have = weight_precision(pipeline.transformer)
+    if config.base_precision and config.base_precision != have:
+        raise QwenlabError(
+            f"base_precision: {config.base_precision}, but the pipeline's weights are {have}; open it with "
+            "qwenlab.training.open_pipeline(config)"
+        )
     say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else (lambda line: None)
     accelerator = make_accelerator(pipeline, config, training_precision(pipeline, config, say))
     dataset = dataset or read_dataset(config.dataset)

@@ -12,7 +12,7 @@ from qwenlab.config import TrainConfig
 from qwenlab.errors import QwenlabError
 from qwenlab.flow import model_timestep
 from qwenlab.modulation import ModulationTable, bound_timesteps, is_bound, pipeline_timesteps, unbind
-from qwenlab.pipeline import load_pipeline, place_pipeline, read_pipeline
+from qwenlab.pipeline import load_pipeline, place_pipeline, read_pipeline, usable_device
 from qwenlab.training.held_out import SIGMAS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def open_pipeline(config: TrainConfig, device: str | torch.device | None = None)
     encoded. `device` None: CUDA when there is a GPU. Raises QwenlabError as `load_pipeline` does.
     """
     precision = config.base_precision or None
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = usable_device(device)
     if not config.modulation_timesteps and not config.free_text_encoder:
         return load_pipeline(config.base, precision, target)
     pipeline, precision = read_pipeline(config.base, precision, target)

@@ -18,6 +18,7 @@ from qwenlab.config import WITHOUT_EFFECT, TrainConfig
 from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file, sha256_json
+from qwenlab.hands.keypoints import FILE as KEYPOINTS
 from qwenlab.pipeline import cpu_has_bf16
 from qwenlab.training.checkpointing import enable_checkpointing
 from qwenlab.training.fast import fast_forward
@@ -131,6 +132,8 @@ def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     if config.prior_dataset:
         prior = read_dataset(config.prior_dataset)
         others["prior"] = sha256_json([[sha256_file(sample.path), sample.text] for sample in prior.samples])
+    if config.use_structural_loss:
+        others["keypoints"] = sha256_file(dataset.folder / KEYPOINTS)
     if config.init_lora:
         others["init"] = sha256_file(config.init_lora)
     return settings | {"dataset": sha256_json(pictures)} | others
