@@ -21,6 +21,7 @@ SECTIONS = ("model", "data", "training", "lora", "preview")
 # the code.
 CHOICES = {
     "base_precision": ("", "fp32", "bf16", "int8", "nf4"),
+    "close_ups": ("hand", "feet"),
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
     "loss_weighting": ("none", "sigma_sqrt", "cosmap"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
@@ -48,9 +49,9 @@ WITHOUT_EFFECT = (
 LATER = (
     "resize_mode", "random_flip", "caption_orders", "validation_share", "attention_backend", "transformer_lr_ratio",
     "text_encoder_lr_ratio", "loss_weighting", "unmasked_weight", "ema_decay", "prior_dataset", "prior_weight",
-    "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "use_structural_loss",
-    "base_precision", "selective_checkpointing", "modulation_timesteps", "structural_weight", "structural_max_sigma",
-    "structural_from_step",
+    "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "hand_share", "close_ups",
+    "use_structural_loss", "base_precision", "selective_checkpointing", "modulation_timesteps", "structural_weight",
+    "structural_max_sigma", "structural_from_step", "openpose_dir",
 )  # fmt: skip
 # Names that other trainers, and the article, use -> what to write here.
 ELSEWHERE = {
@@ -92,7 +93,10 @@ class TrainConfig:
     prior_dataset: str = ""  # folder like dataset; as many of its pictures go into each step
     prior_weight: float = 1.0  # of their loss
     unmasked_weight: float = 1.0  # weight in the loss of what masks/NAME.png leaves black; 1: no masks
-    augment_hands: bool = False  # lesson 06
+    # Close-ups of hands and feet cut from the pictures (qwenlab.hands.augment); needs keypoints.jsonl in dataset
+    augment_hands: bool = False
+    hand_share: float = 0.5  # of the samples that are such close-ups; 1: nothing else
+    close_ups: list[str] = field(default_factory=lambda: ["hand", "feet"])
     # training
     batch_size_per_gpu: int = 1
     gradient_accumulation_steps: int = 1
@@ -112,6 +116,7 @@ class TrainConfig:
     structural_weight: float = 0.3
     structural_max_sigma: float = 0.36  # samples with more noise are left out
     structural_from_step: int = 0  # plain training before
+    openpose_dir: str = ""  # folder with OpenPose's weights (qwenlab.hands.openpose); empty: the drawn world's network
     modulation_timesteps: int = 0  # from a grid of so many, so that a table replaces the modulation; 0: any
     ema_decay: float = 0.0  # of the average of the weights, which is then what is saved and drawn with; 0: none
     mixed_precision: str = "fp32"
@@ -161,8 +166,8 @@ class TrainConfig:
             raise QwenlabError(f"unmasked_weight: {self.unmasked_weight} must be at least 0 and at most 1")
         if not self.use_vae:
             raise QwenlabError("use_vae: false is impossible, the transformer reads latents of the VAE; leave it true")
-        if self.augment_hands:
-            raise QwenlabError("augment_hands: comes with lesson 06 and is not there yet; leave it false")
+        if not 0 < self.hand_share <= 1:
+            raise QwenlabError(f"hand_share: {self.hand_share} must be more than 0 and at most 1")
         if not 0 < self.structural_max_sigma <= 1:
             raise QwenlabError(f"structural_max_sigma: {self.structural_max_sigma} must be more than 0 and at most 1")
         if self.selective_checkpointing and not self.gradient_checkpointing:
@@ -181,8 +186,9 @@ class TrainConfig:
     def hash(self) -> str:
         """Sixteen hex digits of every setting that can change the weights."""
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in WITHOUT_EFFECT}
+        defaults = dataclasses.asdict(TrainConfig())
         for key in LATER:
-            if settings[key] == getattr(TrainConfig, key):
+            if settings[key] == defaults[key]:
                 del settings[key]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -151,7 +151,8 @@ def loss_of(pipeline, folder, out, **changes):
     training_set = encode_dataset(pipeline, dataset, config)
     batch = draw_batch(pipeline, training_set, config, 1, 0, make_accelerator(pipeline, config, "fp32"))
     torch.manual_seed(0)
-    return batch, StructureLoss(pipeline.vae.requires_grad_(False), MicroPose(PoseNet().requires_grad_(False)))
+    network = MicroPose(PoseNet().requires_grad_(False))
+    return batch, StructureLoss(pipeline.vae.requires_grad_(False), {"hand": network, "foot": network})
 
 
 def test_the_loss_is_zero_for_the_truth_and_has_a_gradient_otherwise(drawn, pipeline, tmp_path):
@@ -199,7 +200,7 @@ def test_a_detector_without_gradient_trains_nothing(drawn, pipeline, tmp_path):
             return [joint_positions(self.network(crops))]
 
     prediction = (batch.target + 0.3).requires_grad_()
-    value = StructureLoss(pipeline.vae, Detector(PoseNet()), max_sigma=1.0)(batch, prediction)
+    value = StructureLoss(pipeline.vae, {"hand": Detector(PoseNet())}, max_sigma=1.0)(batch, prediction)
     assert not value.requires_grad, "a number, nothing more"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,28 @@ from qwenlab.errors import QwenlabError
 from qwenlab.hands.keypoints import Keypoints, read_keypoints
 
 # Of a region's side, in units of the joints' largest extent: room for outlines and for fingers too many.
-ROOM = {"hand": 1.35, "foot": 1.8}
+ROOM = {"hand": 1.35, "foot": 1.8, "feet": 1.5}
 
 
 @dataclass(frozen=True)
 class Region:
-    """A square of `side` pixels around (x, y), on a hand or a foot."""
+    """A square of `side` pixels around (x, y), on a hand, a foot or both feet."""
 
-    kind: str  # "hand" or "foot"
+    kind: str  # "hand", "foot" or "feet"
     x: float
     y: float
     side: float
+    angle: float = 0.0  # degrees, clockwise, by which the fingers are turned from pointing up
+    mirrored: bool = False  # whether the thumb is on the right when the fingers point up
 
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom in pixels; may reach beyond the picture."""
         half = self.side / 2
         return self.x - half, self.y - half, self.x + half, self.y + half
+
+    def in_mirror(self, width: float) -> Region:
+        """The same region of the mirrored picture, which is `width` pixels wide."""
+        return replace(self, x=width - self.x, angle=-self.angle, mirrored=not self.mirrored)
 
 
 def regions(keypoints: Keypoints) -> list[Region]:
@@ -37,10 +44,39 @@ def regions(keypoints: Keypoints) -> list[Region]:
     for kind, groups in (("hand", keypoints.hands), ("foot", keypoints.feet)):
         for joints in groups:
             if np.all(joints[:, 2] > 0):
-                low, high = joints[:, :2].min(0), joints[:, :2].max(0)
-                x, y = (low + high) / 2
-                found.append(Region(kind, float(x), float(y), ROOM[kind] * float((high - low).max())))
+                found.append(hand_region(joints) if kind == "hand" else _around(kind, joints))
     return found
+
+
+def hand_region(joints: np.ndarray) -> Region:
+    """The square around the 21 joints (21, 3) of a hand, seen or not, and which way it is turned."""
+    wrist, knuckles, thumb = joints[0, :2], joints[[5, 9, 13, 17], :2].mean(0), joints[2, :2]
+    x, y = knuckles - wrist
+    across = x * (thumb - wrist)[1] - y * (thumb - wrist)[0]  # positive: the thumb is on the right
+    return replace(
+        _around("hand", joints), angle=math.degrees(math.atan2(x, -y)), mirrored=bool(across > 0)
+    )
+
+
+def feet_region(feet: np.ndarray) -> Region:
+    """The square around both feet (2, 3, 3), with room for a third one, and for the legs above them."""
+    both = _around("feet", feet.reshape(6, 3))
+    longest = max(_around("feet", foot).side for foot in feet)
+    side = max(both.side, 1.8 * longest)
+    return replace(both, side=side, y=both.y - 0.15 * side)
+
+
+def _around(kind: str, joints: np.ndarray) -> Region:
+    low, high = joints[:, :2].min(0), joints[:, :2].max(0)
+    x, y = (low + high) / 2
+    return Region(kind, float(x), float(y), ROOM[kind] * float((high - low).max()))
+
+
+def inexact(region: Region, rng: np.random.Generator) -> Region:
+    """The region as a detector would find it: shifted, of another size, turned a little."""
+    x, y = np.array([region.x, region.y]) + rng.normal(0, 0.04, 2) * region.side
+    side, angle = region.side * float(np.exp(rng.normal(0, 0.06))), region.angle + float(rng.normal(0, 6))
+    return replace(region, x=float(x), y=float(y), side=side, angle=angle)
 
 
 def region_mask(keypoints: Keypoints) -> Image.Image:

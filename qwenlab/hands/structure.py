@@ -15,7 +15,7 @@ B batch, S tokens, C channels of a token, N crops, z latent channels, h x w late
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -64,11 +64,12 @@ class MicroPose:
 class StructureLoss:
     """Called with a batch and the predicted velocity (B, S, C): the weighted loss, a float32 scalar.
 
-    vae: folded. weight: of the loss. max_sigma: samples with more noise are left out.
+    vae: folded. networks: by the kind of region, "hand" and "foot"; a kind without one is left out. weight: of the
+    loss. max_sigma: samples with more noise are left out.
     """
 
     vae: AutoencoderKLQwenImage
-    network: PoseFeatures
+    networks: Mapping[str, PoseFeatures]
     weight: float = 0.3
     max_sigma: float = 0.36
 
@@ -79,26 +80,36 @@ class StructureLoss:
         x_t, sigma = batch.x_t.float(), batch.sigma
         predicted = predict_x0(x_t, prediction.float(), sigma)
         true = predict_x0(x_t, batch.target, sigma)
-        found, wanted = (self._look(latents, batch, places) for latents in (predicted, true.detach()))
-        differences = [(a - b.detach()).abs().mean() for a, b in zip(found, wanted, strict=True)]
-        return self.weight * torch.stack(differences).mean()
+        total = prediction.new_zeros((), dtype=torch.float32)
+        for kind, network in self.networks.items():
+            here = [(i, region) for i, region in places if region.kind == kind]
+            if here:
+                found, wanted = (self._look(latents, batch, here, network) for latents in (predicted, true.detach()))
+                differences = [(a - b.detach()).abs().mean() for a, b in zip(found, wanted, strict=True)]
+                total = total + torch.stack(differences).mean() * (len(here) / len(places))
+        return self.weight * total
 
     def _places(self, batch: Batch) -> list[tuple[int, Region]]:
         """The regions of the samples with little noise: (number of the sample, region in pixels)."""
         if batch.regions is None:
             return []
         quiet = (batch.sigma <= self.max_sigma).tolist()
-        return [(i, region) for i, regions in enumerate(batch.regions) if quiet[i] for region in regions]
+        return [
+            (i, region) for i, regions in enumerate(batch.regions) if quiet[i]
+            for region in regions if region.kind in self.networks
+        ]  # fmt: skip
 
-    def _look(self, tokens: Tensor, batch: Batch, places: list[tuple[int, Region]]) -> list[Tensor]:
-        """Latents as tokens (B, S, C) -> what the network sees in the crops of `places`."""
+    def _look(
+        self, tokens: Tensor, batch: Batch, places: list[tuple[int, Region]], network: PoseFeatures
+    ) -> list[Tensor]:
+        """Latents as tokens (B, S, C) -> what a network sees in the crops of `places`."""
         _, rows, columns = batch.image_shapes[0][0]
         latents = unpack(tokens, 2 * rows, 2 * columns)  # (B, z, h, w)
         pieces = [crop_cells(latents[i], region) for i, region in places]
         pictures = [decode_normalised(self.vae, piece[None]) for piece in pieces]  # (1, 3, H, W)
-        sized = [F.interpolate(p, (self.network.size,) * 2, mode="bilinear", antialias=True)
-                 if p.shape[-1] != self.network.size else p for p in pictures]  # fmt: skip
-        return self.network(torch.cat(sized))
+        sized = [F.interpolate(p, (network.size,) * 2, mode="bilinear", antialias=True)
+                 if p.shape[-1] != network.size else p for p in pictures]  # fmt: skip
+        return network(torch.cat(sized))
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
@@ -127,13 +138,28 @@ def decode_normalised(vae: AutoencoderKLQwenImage, latents: Tensor) -> Tensor:
 def structure_schedule(pipeline: QwenImagePipeline, config: TrainConfig) -> Callable[[int], ExtraLoss | None]:
     """For the training loop: the loss of a step, as `config` says; None for the steps without.
 
-    Raises QwenlabError when the pose network cannot be loaded.
+    Raises QwenlabError when a pose network cannot be loaded.
     """
     if not config.use_structural_loss:
         return lambda step: None
+    pipeline.vae.requires_grad_(False)
+    loss = StructureLoss(
+        pipeline.vae, pose_networks(config, pipeline.vae), config.structural_weight, config.structural_max_sigma
+    )
+    return lambda step: loss if step > config.structural_from_step else None
+
+
+def pose_networks(config: TrainConfig, like: torch.nn.Module) -> dict[str, PoseFeatures]:
+    """For hands and feet: OpenPose's networks from `config.openpose_dir`, or that of the drawn world; on the device of
+    `like`, OpenPose's in its dtype too."""
+    if config.openpose_dir:
+        from qwenlab.hands.openpose import load_openpose
+
+        networks = {kind: load_openpose(config.openpose_dir, kind) for kind in ("hand", "foot")}
+        for network in networks.values():
+            network.network.to(like.device, like.dtype)
+        return networks
     from qwenlab.hands.pose_net import load_pose_net
 
-    pipeline.vae.requires_grad_(False)
-    network = MicroPose(load_pose_net().to(pipeline.vae.device))
-    loss = StructureLoss(pipeline.vae, network, config.structural_weight, config.structural_max_sigma)
-    return lambda step: loss if step > config.structural_from_step else None
+    network = MicroPose(load_pose_net().to(like.device))
+    return {"hand": network, "foot": network}

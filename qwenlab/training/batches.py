@@ -9,6 +9,7 @@ features.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -72,10 +73,10 @@ def draw_batches(
     parts: dict[torch.Size, list[tuple]] = defaultdict(list)
     for sample in range(first, first + size):
         visit = (step - 1) * samples_per_step + sample
-        index = picture_of_visit(config.seed, visit, training_set.sizes, samples_per_step)
-        latents_index, text_index = _choose(training_set.choices[index], config.seed, step, sample)
+        source, index = picture_at(training_set, config.seed, visit, samples_per_step)
+        latents_index, text_index = _choose(source.choices[index], config.seed, step, sample)
         generator = derived_generator(config.seed, stream, step, sample)
-        x0 = training_set.latents.sample(latents_index, generator)
+        x0 = source.latents.sample(latents_index, generator)
         noise = torch.randn(x0.shape, generator=generator)
         sigma = sample_sigmas(
             1, generator, config.timestep_sampling,
@@ -85,11 +86,11 @@ def draw_batches(
             sigma = to_grid(sigma, config.modulation_timesteps)
         keep = torch.rand((), generator=generator) >= config.caption_dropout
         if live:
-            text = training_set.captions[text_index] if keep else NEGATIVE_PROMPT
+            text = source.captions[text_index] if keep else NEGATIVE_PROMPT
         else:
-            text = training_set.texts[text_index] if keep else training_set.dropped
-        weight = training_set.weights[latents_index] if training_set.weights else None
-        regions = training_set.regions[latents_index] if training_set.regions else None
+            text = source.texts[text_index] if keep else source.dropped
+        weight = source.weights[latents_index] if source.weights else torch.ones(x0[0].numel() // 4)
+        regions = source.regions[latents_index] if source.regions else None
         parts[x0.shape].append((x0, noise, sigma, text, weight, regions))
     # Only torch.manual_seed reaches LoRA dropout.
     dropout = "dropout" if stream == "sample" else f"dropout of {stream}"
@@ -99,7 +100,7 @@ def draw_batches(
     for samples in parts.values():
         x0, noise, sigma, texts, weights, regions = zip(*samples, strict=True)
         sigma = torch.cat(sigma)
-        weight = _loss_weight(config, sigma, None if weights[0] is None else torch.stack(weights))
+        weight = _loss_weight(config, sigma, torch.stack(weights) if training_set.weights else None)
         texts = embed_texts(pipeline, texts) if live else texts
         batch = make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight)
         batches.append(replace(batch, regions=None if regions[0] is None else list(regions)))
@@ -167,6 +168,21 @@ def make_batch(
         image_shapes=[[(1, height // 2, width // 2)]] * batch,
         weight=None if weight is None else weight.to(device),
     )
+
+
+def picture_at(
+    training_set: TrainingSet, seed: int, visit: int, samples_per_step: int = 1
+) -> tuple[TrainingSet, int]:
+    """The set and the picture in it of the `visit`-th sample of a run: the pictures, or their close-ups.
+
+    Of any n visits in a row the share `hand_share` are close-ups, to within one; both sets keep their own epochs.
+    """
+    if training_set.close_ups is None:
+        return training_set, picture_of_visit(seed, visit, training_set.sizes, samples_per_step)
+    before, after = (math.floor(count * training_set.hand_share) for count in (visit, visit + 1))
+    if after > before:
+        return training_set.close_ups, picture_of_visit(seed, before, training_set.close_ups.sizes, samples_per_step)
+    return training_set, picture_of_visit(seed, visit - before, training_set.sizes, samples_per_step)
 
 
 def picture_of_visit(seed: int, visit: int, sizes: Sequence[Hashable], samples_per_step: int = 1) -> int:

@@ -132,7 +132,7 @@ def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     if config.prior_dataset:
         prior = read_dataset(config.prior_dataset)
         others["prior"] = sha256_json([[sha256_file(sample.path), sample.text] for sample in prior.samples])
-    if config.use_structural_loss:
+    if config.use_structural_loss or config.augment_hands:
         others["keypoints"] = sha256_file(dataset.folder / KEYPOINTS)
     if config.init_lora:
         others["init"] = sha256_file(config.init_lora)

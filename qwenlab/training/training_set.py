@@ -23,6 +23,7 @@ from qwenlab.config import TrainConfig
 from qwenlab.dataset import Dataset, LatentStatistics, Sample, View, read_dataset, split_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.generate import NEGATIVE_PROMPT
+from qwenlab.hands.augment import write_close_ups
 from qwenlab.hands.keypoints import FILE as KEYPOINTS
 from qwenlab.hands.keypoints import read_keypoints
 from qwenlab.hands.regions import Region
@@ -49,6 +50,8 @@ class TrainingSet:
     captions: tuple[str, ...] = ()
     weights: tuple[Tensor, ...] | None = None
     regions: tuple[list[Region], ...] | None = None  # hands and feet of each view, in its pixels
+    close_ups: TrainingSet | None = None  # of hands and feet, which are `hand_share` of the samples
+    hand_share: float = 0.0
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -128,7 +131,8 @@ def view_regions(views: Sequence[View], dataset: Dataset) -> tuple[list[Region],
         moved = []
         for region in regions_of(joints):
             x, y = region.x * scale + margins[0], region.y * scale + margins[1]
-            moved.append(Region(region.kind, view.size[0] - x if view.mirrored else x, y, region.side * scale))
+            region = replace(region, x=x, y=y, side=region.side * scale)
+            moved.append(region.in_mirror(view.size[0]) if view.mirrored else region)
         found.append(moved)
     return tuple(found)
 
@@ -218,6 +222,12 @@ def prepare_data(
             bar.update()
 
         training = encode_samples(caches, dataset, config, on_item)
+    if config.augment_hands:
+        folder = Path(config.output_dir) / "close_ups"
+        close_ups = write_close_ups(dataset, folder, config.resolution, config.close_ups)
+        say(f"note: {len(close_ups)} close-ups of hands and feet were cut from {len(dataset)} pictures")
+        cut = encode_samples(caches, close_ups, replace(config, unmasked_weight=1.0, resize_mode="letterbox"))
+        training = replace(training, close_ups=cut, hand_share=config.hand_share)
     as_it_is = replace(
         config, random_flip=False, caption_orders=1, unmasked_weight=1.0, use_structural_loss=False
     )

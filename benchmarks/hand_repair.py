@@ -1,0 +1,227 @@
+"""What repairs hands and feet: `python -m benchmarks.hand_repair`.
+
+Every way is tried on the character of `data_sample`: with three seeds of training for the four ways of the article's
+table and the recipe, with one for the others. Each draws the same prompts, of which most ask for open hands, from the
+same noise; their pairs of action and background are in no training picture. The judge reads hands, feet, likeness and
+attributes; a second judge of another kind reads hands and feet as well; the score of the pose network, which trains
+and chooses in some of the ways, stands beside them. Differences to the plain LoRA are paired by prompt and seed of
+training; their intervals come from resampling prompts.
+
+Everything finished stays in --work, so that a broken benchmark goes on where it stopped; two processes may share the
+work (`--ways plain augmentation` beside `--ways recipe`). Without --ways everything that is missing is made and the
+result is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from qwenlab import world
+from qwenlab.config import TrainConfig, read_config
+from qwenlab.dataset import Dataset, read_dataset
+from qwenlab.files import REPOSITORY, atomic_write_json
+from qwenlab.generate import generate
+from qwenlab.hands.captions import ARTICLE_DETAILS, article_augmentation, shows_hands
+from qwenlab.hands.finder import find_regions, load_finder
+from qwenlab.hands.pose_net import load_pose_net
+from qwenlab.hands.regions import Region, write_masks
+from qwenlab.hands.repair import repair
+from qwenlab.hands.score import PoseScore
+from qwenlab.lora_io import load_lora, remove_lora
+from qwenlab.pipeline import load_pipeline
+from qwenlab.training import train_lora
+from qwenlab.world.attributes import BACKGROUNDS, OPEN_HAND_ACTIONS
+from qwenlab.world.sample import is_reserved
+
+STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 760  # of the LoRA, of the late phase, of the LoRA of close-ups
+SAMPLER_STEPS, GUIDANCE, STRENGTH = 20, 2.5, 0.8
+PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw hands: what it changes in training, on which LoRA it goes on, and how it draws."""
+
+    training: dict[str, Any] | None = None  # None: draws with the LoRA of `after`
+    after: str = ""
+    data: Callable[[Dataset], Dataset] = lambda dataset: dataset
+    details: str = ""  # appended to the prompts
+    pictures: int = 1  # drawn for each prompt, of which the pose network chooses
+    inpaint: str = ""  # the way whose LoRA draws the squares of hands and feet again
+    seeds: tuple[int, ...] = (0,)
+
+
+CLOSE_UPS = {"augment_hands": True}
+LATE = {
+    "max_train_steps": LATE_STEPS, "use_structural_loss": True, "learning_rate": 1e-3, "warmup_steps": 0,
+}  # fmt: skip
+# A LoRA of its own that knows upright close-ups of hands and nothing else; it draws without guidance.
+HANDS = CLOSE_UPS | {
+    "hand_share": 1.0, "close_ups": ["hand"], "rank": 64, "alpha": 64.0, "caption_dropout": 0.0,
+    "max_train_steps": HAND_STEPS,
+}  # fmt: skip
+THREE = (0, 1, 2)
+WAYS: dict[str, Way] = {
+    "plain": Way({}, seeds=THREE),
+    "augmentation": Way(CLOSE_UPS, seeds=THREE),
+    "structure": Way(LATE, after="plain", seeds=THREE),
+    "both": Way(LATE | CLOSE_UPS, after="augmentation", seeds=THREE),
+    "hands": Way(HANDS, seeds=THREE),
+    "recipe": Way(after="plain", inpaint="hands", seeds=THREE),
+    "caption copies": Way({}, data=article_augmentation),
+    "longer": Way(LATE | {"use_structural_loss": False}, after="plain"),
+    "region weight": Way({"unmasked_weight": 0.3}),
+    "more noise": Way({"timestep_sampling": "uniform"}),
+    "prompt details": Way(after="plain", details=ARTICLE_DETAILS),
+    "best of 4": Way(after="plain", pictures=4),
+    "inpainting alone": Way(after="plain", inpaint="plain"),
+}
+
+
+def test_scenes(count: int) -> list[world.Scene]:
+    """Scenes of the character in pairs of action and background that `data_sample` does not hold."""
+    rng = np.random.default_rng(PROMPT_SEED)
+    pairs = [(a, b) for a in OPEN_HAND_ACTIONS for b in BACKGROUNDS if is_reserved(a, b)]
+    picks = [pairs[k % len(pairs)] for k in range(count)]
+    return [world.sample_character_scene(rng, open_hands=OPEN_HANDS, action=a, background=b) for a, b in picks]
+
+
+@dataclass
+class Bench:
+    """The pipeline, the prompts, and the folder of what is finished."""
+
+    work: Path
+    count: int
+    config: TrainConfig
+    model: str = "micro"
+    scenes: list[world.Scene] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pipeline = load_pipeline(self.model)
+        self.finder, self.pose = load_finder(), PoseScore(load_pose_net())
+        self.scenes = test_scenes(self.count)
+        self.prompts = [world.caption(scene) for scene in self.scenes]
+        self.sample = read_dataset(REPOSITORY / "data_sample")
+
+    def lora(self, name: str, seed: int) -> Path:
+        """The LoRA of a way, trained if it is missing, with its seconds in a file beside it."""
+        way = WAYS[name]
+        if way.training is None:
+            return self.lora(way.after, seed)
+        folder = self.work / f"{name}-{seed}".replace(" ", "-")
+        path = folder / "lora.safetensors"
+        if not path.exists():
+            changes = dict(way.training)
+            if way.after:
+                changes["init_lora"] = str(self.lora(way.after, seed))
+            config = replace(
+                self.config, seed=seed, output_dir=str(folder), cache_dir=str(self.work / "cache"), **changes
+            )
+            dataset = way.data(self.sample)
+            if config.unmasked_weight < 1:
+                dataset = self.with_masks(dataset)
+            result = train_lora(self.pipeline, config, dataset=dataset, progress=False)
+            remove_lora(self.pipeline)
+            atomic_write_json(folder / "seconds.json", {"seconds": result.seconds, "steps": config.max_train_steps})
+            print(f"{name}, seed {seed}: trained in {result.seconds:.0f} s", flush=True)
+        return path
+
+    def with_masks(self, dataset: Dataset) -> Dataset:
+        """A copy of the data set that has masks of hands and feet."""
+        import shutil
+
+        folder = self.work / "masked"
+        if not (folder / "masks").is_dir():
+            shutil.copytree(dataset.folder, folder, dirs_exist_ok=True)
+            write_masks(read_dataset(folder))
+        return read_dataset(folder)
+
+    def regions(self, images: list[Image.Image]) -> list[list[Region]]:
+        """Open hands where the prompt asks for them, and feet."""
+        found = find_regions(self.finder, images)
+        return [
+            [r for r in here if r.kind == "feet" or shows_hands(prompt)]
+            for here, prompt in zip(found, self.prompts, strict=True)
+        ]
+
+    def pictures(self, name: str, seed: int) -> list[Image.Image]:
+        """The pictures of a way, drawn if they are missing; one PNG of all, a column."""
+        path = self.work / f"{name}-{seed}.png".replace(" ", "-")
+        if path.exists():
+            with Image.open(path) as column:
+                side = column.width
+                return [column.crop((0, k * side, side, (k + 1) * side)) for k in range(self.count)]
+        way, started = WAYS[name], time.perf_counter()
+        lora = self.lora(name, seed)
+        if way.inpaint:
+            hands = self.lora(way.inpaint, seed)  # trained now, if at all: not in the seconds of drawing
+            before = self.pictures(way.after, seed)
+            started = time.perf_counter()
+            load_lora(self.pipeline, hands)
+            images = repair(
+                self.pipeline, before, self.prompts, range(self.count), self.regions(before), strength=STRENGTH,
+                steps=SAMPLER_STEPS, guidance=1.0,
+            )  # fmt: skip
+        else:
+            load_lora(self.pipeline, lora)
+            prompts = [prompt + way.details for prompt in self.prompts]
+            started = time.perf_counter()
+            tries = [
+                generate(
+                    self.pipeline, prompts, [PROMPT_SEED + 10_000 * k + i for i in range(self.count)],
+                    steps=SAMPLER_STEPS, guidance=GUIDANCE,
+                )
+                for k in range(way.pictures)
+            ]  # fmt: skip
+            images = tries[0] if way.pictures == 1 else self.best(tries)
+        seconds = (time.perf_counter() - started) / self.count
+        remove_lora(self.pipeline)
+        column = Image.new("RGB", (images[0].width, images[0].height * self.count))
+        for k, image in enumerate(images):
+            column.paste(image, (0, k * image.height))
+        atomic_write_json(path.with_suffix(".json"), {"seconds_a_picture": seconds})
+        column.save(path)
+        print(f"{name}, seed {seed}: drawn, {seconds:.2f} s a picture", flush=True)
+        return images
+
+    def best(self, tries: list[list[Image.Image]]) -> list[Image.Image]:
+        """Of several pictures of each prompt the one whose hands please the pose network most."""
+        chosen = []
+        for options in zip(*tries, strict=True):
+            marks = [self.pose.of_pictures([image], found) for image, found in
+                     zip(options, find_regions(self.finder, options), strict=True)]  # fmt: skip
+            means = [float(np.mean(row)) if row else 0.0 for row in marks]
+            chosen.append(options[int(np.argmax(means))])
+        return chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[], help="make these, and write no result")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(THREE))
+    parser.add_argument("--count", type=int, default=256, help="prompts")
+    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "hand_repair")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "hand_repair.json")
+    options = parser.parse_args()
+    config = replace(
+        read_config(REPOSITORY / "configs" / "micro_lora.yaml"), preview_every_n_steps=0, max_train_steps=STEPS
+    )
+    bench = Bench(options.work, options.count, config)
+    for name in options.ways or WAYS:
+        for seed in set(WAYS[name].seeds) & set(options.seeds):
+            bench.lora(name, seed)
+            if not options.train_only and name != "hands":
+                bench.pictures(name, seed)
+
+
+if __name__ == "__main__":
+    main()

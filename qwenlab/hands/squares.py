@@ -1,0 +1,93 @@
+"""Cut a hand or a pair of feet out of a picture, upright and large, and put it back where it was.
+
+Hands are turned until their fingers point up, and mirrored until the thumb is on the left, as restorers of faces align
+them by their landmarks: what is left to learn, and to draw, is one hand instead of hands in every direction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from qwenlab.hands.keypoints import Keypoints
+from qwenlab.hands.regions import Region
+
+CONTEXT = 1.5  # of a square's side, in sides of the region: what lies around a hand tells how to join it to the arm
+_FINER = 4  # times more pixels while turning, against jagged edges
+
+
+def cut(image: Image.Image, region: Region, size: int, context: float = CONTEXT) -> Image.Image:
+    """The square around a region, `context` times its side, upright, as a picture of `size` x `size` pixels.
+
+    What lies beyond the picture repeats its edge.
+    """
+    margin = math.ceil(region.side * context)
+    around = ((margin, margin), (margin, margin), (0, 0))
+    padded = Image.fromarray(np.pad(np.asarray(image.convert("RGB")), around, "edge"))
+    finer = _moved(padded, _to_picture(region, size * _FINER, context, margin), (size * _FINER,) * 2)
+    return finer.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def put_back(image: Image.Image, square: Image.Image, region: Region, context: float = CONTEXT) -> Image.Image:
+    """The picture with `square`, as `cut` gives it, drawn over the region; the seam is soft."""
+    to_square = np.linalg.inv(_to_picture(region, square.width, context))
+    to_square = to_square @ np.diag([1 / _FINER, 1 / _FINER, 1])  # from the finer picture
+    finer = (image.width * _FINER, image.height * _FINER)
+    drawn = _moved(square.convert("RGB"), to_square, finer).resize(image.size, Image.Resampling.LANCZOS)
+    cover = inner_mask(square.width, context).filter(ImageFilter.GaussianBlur(square.width * 0.03))
+    cover = _moved(cover, to_square, finer).resize(image.size, Image.Resampling.BOX)
+    result = image.convert("RGB").copy()
+    result.paste(drawn, (0, 0), cover)
+    return result
+
+
+def joints_in_square(joints: Keypoints, region: Region, size: int, context: float = CONTEXT) -> Keypoints:
+    """Where the joints of the picture are in the square; those beyond it count as not seen.
+
+    A mirrored hand stays the hand that it was: right remains right.
+    """
+    to_square = np.linalg.inv(_to_picture(region, size, context))
+
+    def moved(points: np.ndarray) -> np.ndarray:
+        places = points[..., :2] @ to_square[:2, :2].T + to_square[:2, 2]
+        inside = ((places >= 0) & (places < size)).all(-1)
+        return np.concatenate([places, (points[..., 2] * inside)[..., None]], -1).astype(np.float32)
+
+    return Keypoints((size, size), moved(joints.body), moved(joints.hands), moved(joints.feet))
+
+
+def inner_mask(size: int, context: float) -> Image.Image:
+    """White where the region itself is in a square that `cut` gives, black in the context around it."""
+    mask = Image.new("L", (size, size), 0)
+    half = round(size / context / 2)
+    mask.paste(255, (size // 2 - half, size // 2 - half, size // 2 + half, size // 2 + half))
+    return mask
+
+
+def as_tensor(squares: Sequence[Image.Image]) -> Tensor:
+    """N squares of S x S pixels -> (N, 3, S, S) float32 in [-1, 1]."""
+    return torch.from_numpy(np.stack([np.asarray(s) for s in squares])).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _moved(image: Image.Image, matrix: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """A picture of `size` whose pixel p is the image's pixel `matrix` p."""
+    return image.transform(size, Image.Transform.AFFINE, matrix[:2].ravel().tolist(), Image.Resampling.BICUBIC)
+
+
+def _to_picture(region: Region, size: int, context: float, margin: float = 0.0) -> np.ndarray:
+    """(3, 3) from pixels of the upright square to pixels of the picture, `margin` pixels added there."""
+    scale = region.side * context / size
+    turn = math.radians(region.angle)
+    flip = -1.0 if region.mirrored else 1.0
+    # Columns: where the square's axes (right, down) lie in the picture.
+    right = np.array([math.cos(turn), math.sin(turn)]) * flip
+    down = np.array([-math.sin(turn), math.cos(turn)])
+    matrix = np.eye(3)
+    matrix[:2, 0], matrix[:2, 1] = right * scale, down * scale
+    matrix[:2, 2] = np.array([region.x + margin, region.y + margin]) - (right + down) * scale * size / 2
+    return matrix

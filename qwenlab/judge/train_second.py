@@ -1,0 +1,127 @@
+"""Train the second judge on squares of drawings: `python -m qwenlab.judge.train_second`.
+
+Scenes and labels as the first judge's (`qwenlab.judge.examples`), from other seeds; squares are cut around the drawn
+joints, as inexactly as the detector finds them. A third of the pictures are spoilt in the way of models
+(`qwenlab.hands.melt`), and half go through the micro autoencoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from qwenlab import world
+from qwenlab.files import atomic_write_bytes
+from qwenlab.hands.melt import melt
+from qwenlab.hands.regions import Region, feet_region, hand_region, inexact
+from qwenlab.hands.squares import as_tensor, cut
+from qwenlab.judge.examples import IGNORE, NONE, draw_scene, feet_label, hand_label, third_foot_hidden
+from qwenlab.judge.networks import FEET_CLASSES, HAND_CLASSES
+from qwenlab.judge.second import CLASSES, CONTEXT, SIDE, WEIGHTS, SquareNet
+
+SEED = 53  # of the pictures and of the networks
+SPOILT = 1 / 3  # of the pictures
+
+
+def labelled(index: int, seed: int) -> tuple[np.ndarray, list[tuple[Region, str, int]]]:
+    """Picture `index` (128, 128, 3) and what it shows: (region, kind, class) of hands and feet that can be judged."""
+    scene, anatomy, _ = draw_scene(seed, index, "train")
+    picture, plain = world.render(scene, 128, anatomy), world.render(scene, 128)
+    rng = np.random.default_rng([seed, index, 1])
+    found: list[tuple[Region, str, str]] = []
+    for i in (0, 1):
+        label = int(hand_label(scene, picture, plain, i)[2])
+        if label not in (IGNORE, NONE):
+            found.append((hand_region(picture.hands[i]), "hand", HAND_CLASSES[label]))
+    if scene.framing == "全身" and not third_foot_hidden(scene, anatomy, picture):
+        found.append((feet_region(picture.feet), "feet", FEET_CLASSES[feet_label(scene, anatomy)]))
+    image = picture.image
+    if rng.random() < SPOILT:
+        for region, _, _ in found:
+            image = melt(image, region, rng)
+        found = [(region, kind, "ill-formed") for region, kind, _ in found]
+    return image, [(inexact(region, rng), kind, CLASSES[kind].index(name)) for region, kind, name in found]
+
+
+def squares(count: int, seed: int, vae: object | None, share: float = 0.5) -> dict[str, tuple[Tensor, Tensor]]:
+    """Squares (N, 3, 64, 64) and classes (N,) of each kind from `count` pictures, `share` of them after the VAE."""
+    images, regions = zip(*(labelled(k, seed) for k in range(count)), strict=True)
+    pictures = [Image.fromarray(image) for image in images]
+    if vae is not None:
+        from qwenlab.judge.round_trip import round_trip
+
+        through = round_trip(np.stack(images[: int(count * share)]), vae)
+        pictures[: len(through)] = [Image.fromarray(image) for image in through]
+    found: dict[str, tuple[list, list]] = {kind: ([], []) for kind in CLASSES}
+    for picture, here in zip(pictures, regions, strict=True):
+        for region, kind, label in here:
+            found[kind][0].append(cut(picture, region, SIDE, CONTEXT[kind]))
+            found[kind][1].append(label)
+    return {kind: (as_tensor(cuts), torch.tensor(labels)) for kind, (cuts, labels) in found.items()}
+
+
+def train(data: tuple[Tensor, Tensor], classes: int, steps: int, batch: int = 64, say: bool = True) -> SquareNet:
+    """Train one network from nothing; prints its progress every 200 steps."""
+    torch.manual_seed(SEED)
+    network = SquareNet(classes)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+    cuts, labels = data
+    started, right = time.monotonic(), 0.0
+    for step in range(1, steps + 1):
+        rows = torch.randint(len(cuts), (batch,))
+        shown = cuts[rows] * (1 + 0.3 * (torch.rand(batch, 1, 1, 1) - 0.5)) + 0.1 * torch.randn(batch, 3, 1, 1)
+        shown = shown + 0.04 * torch.randn_like(shown)
+        if torch.rand(()) < 0.5:
+            shown = shown.flip(3)
+        logits = network(shown)
+        F.cross_entropy(logits, labels[rows], label_smoothing=0.05).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        right = 0.99 * right + 0.01 * float((logits.argmax(1) == labels[rows]).float().mean())
+        if say and step % 200 == 0:
+            print(f"step {step}: {right:.1%} right, {(time.monotonic() - started) / step:.2f} s a step", flush=True)
+    return network.eval()
+
+
+@torch.no_grad()
+def accuracy(network: SquareNet, data: tuple[Tensor, Tensor], right: int) -> tuple[float, float]:
+    """The shares of squares whose class is read right, and of those whose being well-formed (class `right`) is."""
+    cuts, labels = data
+    found = torch.cat([(network(part) + network(part.flip(3))).argmax(1) for part in cuts.split(128)])
+    return float((found == labels).float().mean()), float(((found == right) == (labels == right)).float().mean())
+
+
+def main() -> None:
+    from safetensors.torch import save
+
+    from qwenlab.judge.round_trip import load_vae
+    from qwenlab.pipeline import MICRO_WEIGHTS
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=5_000)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    options = parser.parse_args()
+    vae = load_vae(MICRO_WEIGHTS)
+    data, held_out = squares(options.pictures, SEED, vae), squares(1000, SEED + 1, vae, share=1.0)
+    tensors = {}
+    for kind, classes in CLASSES.items():
+        network = train(data[kind], len(classes), options.steps)
+        exact, formed = accuracy(network, held_out[kind], classes.index("5" if kind == "hand" else "2"))
+        print(f"{kind}: {exact:.1%} of classes, {formed:.1%} of right or wrong, after the VAE", flush=True)
+        tensors |= {f"{kind}.{name}": value.bfloat16().contiguous() for name, value in network.state_dict().items()}
+    atomic_write_bytes(options.out, save(tensors))
+
+
+if __name__ == "__main__":
+    main()
