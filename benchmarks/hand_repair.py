@@ -28,20 +28,18 @@ from qwenlab import world
 from qwenlab.config import TrainConfig, read_config
 from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.files import REPOSITORY, atomic_write_json
-from qwenlab.generate import generate
 from qwenlab.hands.captions import ARTICLE_DETAILS, article_augmentation, shows_hands
 from qwenlab.hands.finder import find_regions, load_finder
-from qwenlab.hands.pose_net import load_pose_net
-from qwenlab.hands.regions import Region, write_masks
-from qwenlab.hands.repair import repair
-from qwenlab.hands.score import PoseScore
+from qwenlab.hands.form_net import FormScore, load_form_net
+from qwenlab.hands.regions import write_masks
+from qwenlab.hands.repair import draw_until_well_formed, repair
 from qwenlab.lora_io import load_lora, remove_lora
 from qwenlab.pipeline import load_pipeline
 from qwenlab.training import train_lora
 from qwenlab.world.attributes import BACKGROUNDS, OPEN_HAND_ACTIONS
 from qwenlab.world.sample import is_reserved
 
-STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 760  # of the LoRA, of the late phase, of the LoRA of close-ups
+STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 740  # of the LoRA, of the late phase, of the LoRA of close-ups
 SAMPLER_STEPS, GUIDANCE, STRENGTH = 20, 2.5, 0.8
 PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
 
@@ -50,11 +48,13 @@ PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
 class Way:
     """One way to draw hands: what it changes in training, on which LoRA it goes on, and how it draws."""
 
-    training: dict[str, Any] | None = None  # None: draws with the LoRA of `after`
+    training: dict[str, Any] | None = None  # None: draws with the LoRA of `after`, or with none
     after: str = ""
     data: Callable[[Dataset], Dataset] = lambda dataset: dataset
     details: str = ""  # appended to the prompts
-    pictures: int = 1  # drawn for each prompt, of which the pose network chooses
+    tries: int = 1  # pictures drawn for each prompt until feet (or hands, as `choose` says) are well-formed
+    choose: tuple[str, ...] = ("feet",)
+    inpaint_tries: int = 1
     inpaint: str = ""  # the way whose LoRA draws the squares of hands and feet again
     seeds: tuple[int, ...] = (0,)
 
@@ -70,20 +70,28 @@ HANDS = CLOSE_UPS | {
 }  # fmt: skip
 THREE = (0, 1, 2)
 WAYS: dict[str, Way] = {
+    "base": Way(),
     "plain": Way({}, seeds=THREE),
     "augmentation": Way(CLOSE_UPS, seeds=THREE),
     "structure": Way(LATE, after="plain", seeds=THREE),
     "both": Way(LATE | CLOSE_UPS, after="augmentation", seeds=THREE),
     "hands": Way(HANDS, seeds=THREE),
-    "recipe": Way(after="plain", inpaint="hands", seeds=THREE),
+    "recipe": Way(after="plain", tries=4, inpaint="hands", inpaint_tries=3, seeds=THREE),
+    "inpainting": Way(after="plain", inpaint="hands"),
     "caption copies": Way({}, data=article_augmentation),
     "longer": Way(LATE | {"use_structural_loss": False}, after="plain"),
     "region weight": Way({"unmasked_weight": 0.3}),
     "more noise": Way({"timestep_sampling": "uniform"}),
     "prompt details": Way(after="plain", details=ARTICLE_DETAILS),
-    "best of 4": Way(after="plain", pictures=4),
-    "inpainting alone": Way(after="plain", inpaint="plain"),
+    "best of 4": Way(after="plain", tries=4, choose=("hand", "feet")),
+    "inpainting, no close-ups": Way(after="plain", inpaint="plain"),
 }
+
+
+def config() -> TrainConfig:
+    """Of the plain LoRA."""
+    small = read_config(REPOSITORY / "configs" / "micro_lora.yaml")
+    return replace(small, preview_every_n_steps=0, max_train_steps=STEPS)
 
 
 def test_scenes(count: int) -> list[world.Scene]:
@@ -106,16 +114,16 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.pipeline = load_pipeline(self.model)
-        self.finder, self.pose = load_finder(), PoseScore(load_pose_net())
+        self.finder, self.form = load_finder(), FormScore(load_form_net())
         self.scenes = test_scenes(self.count)
         self.prompts = [world.caption(scene) for scene in self.scenes]
         self.sample = read_dataset(REPOSITORY / "data_sample")
 
-    def lora(self, name: str, seed: int) -> Path:
-        """The LoRA of a way, trained if it is missing, with its seconds in a file beside it."""
+    def lora(self, name: str, seed: int) -> Path | None:
+        """The LoRA of a way, trained if it is missing, with its seconds in a file beside it; None for the base."""
         way = WAYS[name]
         if way.training is None:
-            return self.lora(way.after, seed)
+            return self.lora(way.after, seed) if way.after else None
         folder = self.work / f"{name}-{seed}".replace(" ", "-")
         path = folder / "lora.safetensors"
         if not path.exists():
@@ -144,14 +152,6 @@ class Bench:
             write_masks(read_dataset(folder))
         return read_dataset(folder)
 
-    def regions(self, images: list[Image.Image]) -> list[list[Region]]:
-        """Open hands where the prompt asks for them, and feet."""
-        found = find_regions(self.finder, images)
-        return [
-            [r for r in here if r.kind == "feet" or shows_hands(prompt)]
-            for here, prompt in zip(found, self.prompts, strict=True)
-        ]
-
     def pictures(self, name: str, seed: int) -> list[Image.Image]:
         """The pictures of a way, drawn if they are missing; one PNG of all, a column."""
         path = self.work / f"{name}-{seed}.png".replace(" ", "-")
@@ -159,29 +159,28 @@ class Bench:
             with Image.open(path) as column:
                 side = column.width
                 return [column.crop((0, k * side, side, (k + 1) * side)) for k in range(self.count)]
-        way, started = WAYS[name], time.perf_counter()
+        way = WAYS[name]
         lora = self.lora(name, seed)
-        if way.inpaint:
-            hands = self.lora(way.inpaint, seed)  # trained now, if at all: not in the seconds of drawing
-            before = self.pictures(way.after, seed)
-            started = time.perf_counter()
-            load_lora(self.pipeline, hands)
-            images = repair(
-                self.pipeline, before, self.prompts, range(self.count), self.regions(before), strength=STRENGTH,
-                steps=SAMPLER_STEPS, guidance=1.0,
-            )  # fmt: skip
-        else:
+        hands = self.lora(way.inpaint, seed) if way.inpaint else None  # trained now, if at all
+        started = time.perf_counter()
+        if lora:
             load_lora(self.pipeline, lora)
-            prompts = [prompt + way.details for prompt in self.prompts]
-            started = time.perf_counter()
-            tries = [
-                generate(
-                    self.pipeline, prompts, [PROMPT_SEED + 10_000 * k + i for i in range(self.count)],
-                    steps=SAMPLER_STEPS, guidance=GUIDANCE,
-                )
-                for k in range(way.pictures)
-            ]  # fmt: skip
-            images = tries[0] if way.pictures == 1 else self.best(tries)
+        images = draw_until_well_formed(
+            self.pipeline, [prompt + way.details for prompt in self.prompts],
+            [PROMPT_SEED + i for i in range(self.count)],
+            lambda drawn: self.marks(drawn, way.choose), tries=way.tries, steps=SAMPLER_STEPS, guidance=GUIDANCE,
+        )  # fmt: skip
+        if hands:
+            remove_lora(self.pipeline)
+            load_lora(self.pipeline, hands)
+            wanted = [
+                [region for region in found if region.kind == "hand" and shows_hands(prompt)]
+                for found, prompt in zip(find_regions(self.finder, images), self.prompts, strict=True)
+            ]
+            images = repair(
+                self.pipeline, images, self.prompts, range(self.count), wanted, strength=STRENGTH,
+                steps=SAMPLER_STEPS, guidance=1.0, tries=way.inpaint_tries, score=self.form,
+            )  # fmt: skip
         seconds = (time.perf_counter() - started) / self.count
         remove_lora(self.pipeline)
         column = Image.new("RGB", (images[0].width, images[0].height * self.count))
@@ -192,15 +191,10 @@ class Bench:
         print(f"{name}, seed {seed}: drawn, {seconds:.2f} s a picture", flush=True)
         return images
 
-    def best(self, tries: list[list[Image.Image]]) -> list[Image.Image]:
-        """Of several pictures of each prompt the one whose hands please the pose network most."""
-        chosen = []
-        for options in zip(*tries, strict=True):
-            marks = [self.pose.of_pictures([image], found) for image, found in
-                     zip(options, find_regions(self.finder, options), strict=True)]  # fmt: skip
-            means = [float(np.mean(row)) if row else 0.0 for row in marks]
-            chosen.append(options[int(np.argmax(means))])
-        return chosen
+    def marks(self, images: list[Image.Image], kinds: tuple[str, ...]) -> list[float]:
+        """How well-formed what is found of `kinds` is: the mean in each picture, 1 where there is nothing."""
+        found = self.form.of_pictures(self.finder, images, kinds)
+        return [float(np.mean([mark for _, mark in here])) if here else 1.0 for here in found]
 
 
 def main() -> None:
@@ -212,10 +206,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "hand_repair")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "hand_repair.json")
     options = parser.parse_args()
-    config = replace(
-        read_config(REPOSITORY / "configs" / "micro_lora.yaml"), preview_every_n_steps=0, max_train_steps=STEPS
-    )
-    bench = Bench(options.work, options.count, config)
+    bench = Bench(options.work, options.count, config())
     for name in options.ways or WAYS:
         for seed in set(WAYS[name].seeds) & set(options.seeds):
             bench.lora(name, seed)

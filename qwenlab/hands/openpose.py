@@ -16,6 +16,7 @@ N crops, H x W pixels, h x w = H / 8 x W / 8 cells.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -53,7 +54,9 @@ def to_openpose(crops: Tensor) -> Tensor:
 
 def build(kind: str) -> nn.Module:
     """The network for "hand" or "foot" with random weights, float32; the body's last ReLU is taken out."""
-    from controlnet_aux.open_pose.model import bodypose_model, handpose_model
+    with warnings.catch_warnings():  # its other detectors register models that timm knows already
+        warnings.simplefilter("ignore")
+        from controlnet_aux.open_pose.model import bodypose_model, handpose_model
 
     if kind == "hand":
         return handpose_model()

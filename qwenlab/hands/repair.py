@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwenlab.generate import NEGATIVE_PROMPT, native_size
+from qwenlab.generate import NEGATIVE_PROMPT, generate, native_size
 from qwenlab.hands.captions import close_up_caption
 from qwenlab.hands.regions import Region
 from qwenlab.hands.squares import CONTEXT, cut, inner_mask, put_back
@@ -39,6 +39,7 @@ def repair(
     batch_size: int = 16,
     tries: int = 1,
     score: Score | None = None,
+    enough: float = 0.9,
 ) -> list[Image.Image]:
     """Draw the regions of pictures again; what is outside them stays as it is.
 
@@ -47,7 +48,7 @@ def repair(
         images, prompts, seeds, regions: one of each a picture; the prompts are those of the whole pictures.
         strength: 0..1, how much noise a square gets: 1 forgets what was there.
         steps: of the sampler, of which the share `strength` is walked.
-        tries: squares drawn for each region, of which `score` chooses the best.
+        tries: squares drawn for each region until `score` finds one good `enough`; the best of them is kept.
 
     Returns the pictures, RGB. Raises ValueError for several tries without a score.
     """
@@ -66,16 +67,48 @@ def repair(
             here = [regions[i][turn] for i in part]
             squares = [cut(done[i], region, native_size(pipeline)) for i, region in zip(part, here, strict=True)]
             captions = [close_up_caption(prompts[i], region.kind) for i, region in zip(part, here, strict=True)]
-            drawn = []
+            best, marks = list(squares), np.full(len(part), -np.inf)
             for attempt in range(tries):
-                own = [seeds[i] + 1_000_003 * (3 * attempt + turn + 1) for i in part]
-                drawn.append(_draw(inpaint, squares, captions, own, settings))
-            best = np.zeros(len(part), int)
-            if score:
-                best = np.stack([score(attempt, here) for attempt in drawn]).argmax(0)
-            for k, (i, region) in enumerate(zip(part, here, strict=True)):
-                done[i] = put_back(done[i], drawn[best[k]][k], region)
+                rest = [k for k in range(len(part)) if marks[k] < enough]
+                if not rest:
+                    break
+                own = [seeds[part[k]] + 1_000_003 * (3 * attempt + turn + 1) for k in rest]
+                drawn = _draw(inpaint, [squares[k] for k in rest], [captions[k] for k in rest], own, settings)
+                found = score(drawn, [here[k] for k in rest]) if score else np.zeros(len(rest))
+                for k, square, mark in zip(rest, drawn, found, strict=True):
+                    if mark > marks[k]:
+                        best[k], marks[k] = square, mark
+            for i, square, region in zip(part, best, here, strict=True):
+                done[i] = put_back(done[i], square, region)
     return done
+
+
+def draw_until_well_formed(
+    pipeline: QwenImagePipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    marks: Callable[[Sequence[Image.Image]], Sequence[float]],
+    *,
+    tries: int = 4,
+    enough: float = 0.9,
+    **settings: Any,
+) -> list[Image.Image]:
+    """Draw each prompt until `marks` finds its picture good `enough`, `tries` times at most; the best one is kept.
+
+    The first try uses the seeds as they are. `settings` go to `qwenlab.generate.generate`.
+    """
+    best: list[Image.Image | None] = [None] * len(prompts)
+    reached = np.full(len(prompts), -np.inf)
+    for attempt in range(tries):
+        rest = [i for i in range(len(prompts)) if reached[i] < enough]
+        if not rest:
+            break
+        own = [seeds[i] + 1_000_003 * attempt for i in rest]
+        drawn = generate(pipeline, [prompts[i] for i in rest], own, **settings)
+        for i, image, mark in zip(rest, drawn, marks(drawn), strict=True):
+            if mark > reached[i]:
+                best[i], reached[i] = image, mark
+    return best
 
 
 def _draw(

@@ -1,0 +1,176 @@
+"""Are the judges honest? Hands and feet that models drew, labelled by eye and blind.
+
+    python -m benchmarks.hand_labels sheets runs/labels    # numbered squares to look at, shuffled
+    python -m benchmarks.hand_labels score                 # labels.json against the readings of both judges
+
+`benchmarks/data/hand_labels` holds the pictures (WebP, a column of 100 in each file), `units.json` (which square of
+which picture a number stands for), `origin.json` (the way that drew each picture, to be opened last) and `labels.json`
+("wrong": numbers of hands or feet that are not well-formed, "unclear": left out; all others are right).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from qwenlab import world
+from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
+from qwenlab.hands.captions import shows_hands
+from qwenlab.hands.finder import find_regions, load_finder
+from qwenlab.hands.regions import Region
+from qwenlab.hands.squares import cut
+from qwenlab.judge import load_judge
+from qwenlab.judge.reading import FOLDER as JUDGE
+from qwenlab.judge.second import load_second_judge
+
+DATA = REPOSITORY / "benchmarks" / "data" / "hand_labels"
+RESULT = REPOSITORY / "benchmarks" / "results" / "hand_labels.json"
+SEED, A_FILE, CELL, COLUMNS, ROWS = 500, 100, 160, 10, 7
+
+
+def collect(columns: dict[str, list[Image.Image]], scenes: list[world.Scene], count: int) -> None:
+    """Draw `count` pictures from those of several ways, shuffled, and write pictures, units and origin."""
+    rng = np.random.default_rng(SEED)
+    names = sorted(columns)
+    picks = [(names[k % len(names)], int(rng.integers(len(scenes)))) for k in range(2 * count)]
+    picks = list(dict.fromkeys(picks))[:count]
+    picks = [picks[k] for k in rng.permutation(len(picks))]
+    DATA.mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(picks), A_FILE):
+        part = [columns[name][index] for name, index in picks[start : start + A_FILE]]
+        column = Image.new("RGB", (part[0].width, part[0].height * len(part)))
+        for k, image in enumerate(part):
+            column.paste(image, (0, k * image.height))
+        column.save(DATA / f"pictures-{start // A_FILE}.webp", quality=90, method=6)
+    units: list[dict[str, Any]] = []
+    for number, (image, (_, index)) in enumerate(zip(pictures(), picks, strict=True)):
+        scene = scenes[index]
+        for region in find_regions(load_finder(), [image])[0]:
+            wanted = shows_hands(world.caption(scene)) if region.kind == "hand" else scene.framing == "全身"
+            left, top, right, bottom = region.box()
+            whole = min(left, top) > -4 and max(right, bottom) < image.width + 4
+            if wanted and (whole or region.kind == "feet"):
+                units.append({"picture": number, "region": asdict(region)})
+    order = [k for kind in ("hand", "feet") for k in rng.permutation(len(units)).tolist()
+             if units[k]["region"]["kind"] == kind]  # fmt: skip
+    atomic_write_json(DATA / "units.json", [units[k] for k in order])
+    atomic_write_json(DATA / "origin.json", [name for name, _ in picks])
+
+
+def pictures() -> list[Image.Image]:
+    """The labelled pictures, in their order."""
+    found = []
+    for path in sorted(DATA.glob("pictures-*.webp")):
+        with Image.open(path) as column:
+            whole = column.convert("RGB")
+        side = whole.width
+        found += [whole.crop((0, k * side, side, (k + 1) * side)) for k in range(whole.height // side)]
+    return found
+
+
+def units() -> list[tuple[int, Region]]:
+    """The labelled squares: picture and region."""
+    rows = json.loads((DATA / "units.json").read_text(encoding="utf-8"))
+    return [(row["picture"], Region(**row["region"])) for row in rows]
+
+
+def draw_sheets(out: Path) -> int:
+    """Write the squares, large and numbered, as PNG files; returns how many squares there are."""
+    out.mkdir(parents=True, exist_ok=True)
+    images, squares = pictures(), units()
+    for start in range(0, len(squares), COLUMNS * ROWS):
+        sheet = Image.new("RGB", (COLUMNS * CELL, ROWS * CELL), "white")
+        draw = ImageDraw.Draw(sheet)
+        for k, (number, region) in enumerate(squares[start : start + COLUMNS * ROWS]):
+            x, y = k % COLUMNS * CELL, k // COLUMNS * CELL
+            sheet.paste(cut(images[number], region, CELL - 4, 1.25), (x, y))
+            draw.rectangle((x, y, x + 26, y + 12), fill="white")
+            draw.text((x + 2, y), str(start + k), fill="black")
+        sheet.save(out / f"sheet-{start // (COLUMNS * ROWS):02d}.png")
+    return len(squares)
+
+
+def score() -> dict[str, Any]:
+    """How the readings of both judges agree with the labels: confusion counts, agreement, disagreements."""
+    images, squares = pictures(), units()
+    labels = json.loads((DATA / "labels.json").read_text(encoding="utf-8"))
+    wrong, unclear = set(labels["wrong"]), set(labels["unclear"])
+    origin = json.loads((DATA / "origin.json").read_text(encoding="utf-8"))
+    first, second = load_judge().read(images), load_second_judge().read(images)
+    result: dict[str, Any] = {}
+    for judge in ("first", "second"):
+        for kind in ("hand", "feet"):
+            counts = {"right": 0, "wrong": 0, "right_read_right": 0, "wrong_read_wrong": 0}
+            disagreements, unread = [], 0
+            for number, (which, region) in enumerate(squares):
+                if region.kind != kind or number in unclear:
+                    continue
+                if kind == "feet":
+                    answer = (first if judge == "first" else second)[which].feet
+                elif judge == "first":
+                    answer = _nearest([(h.x, h.y, h.reading) for h in first[which].hands], region)
+                else:
+                    answer = _nearest([(r.x, r.y, found) for r, found in second[which].hands], region)
+                if answer is None:
+                    unread += 1
+                    continue
+                label = "wrong" if number in wrong else "right"
+                reading = "right" if answer == ("5" if kind == "hand" else "2") else "wrong"
+                counts[label] += 1
+                counts[f"{label}_read_{label}"] += label == reading
+                if label != reading:
+                    disagreements.append({"number": number, "label": label, "read": answer, "way": origin[which]})
+            total = counts["right"] + counts["wrong"]
+            agreed = counts["right_read_right"] + counts["wrong_read_wrong"]
+            result[f"{judge} judge, {kind}"] = counts | {
+                "agreement": agreed / total, "unread": unread, "disagreements": disagreements,
+            }  # fmt: skip
+    return result
+
+
+def _nearest(found: list[tuple[float, float, str]], region: Region) -> str | None:
+    """The reading of the hand nearest to a region, if one lies inside it."""
+    near = [(np.hypot(x - region.x, y - region.y), answer) for x, y, answer in found]
+    near = [pair for pair in near if pair[0] < region.side / 2]
+    return min(near)[1] if near else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    sheets = commands.add_parser("sheets")
+    sheets.add_argument("out", type=Path)
+    sheets.add_argument("--collect", nargs="+", metavar="WAY-SEED", help="take the pictures anew from the benchmark")
+    sheets.add_argument("--count", type=int, default=500)
+    commands.add_parser("score")
+    options = parser.parse_args()
+    if options.command == "sheets":
+        if options.collect:
+            from benchmarks.hand_repair import Bench, config
+
+            bench = Bench(REPOSITORY / "runs" / "hand_repair", 256, config())
+            columns = {name: bench.pictures(*_split(name)) for name in options.collect}
+            collect(columns, bench.scenes, options.count)
+        print(f"{draw_sheets(options.out)} squares in {options.out}")
+        return
+    result = score()
+    atomic_write_json(RESULT, stamp_result(result, weights=[JUDGE], config={"labels": "benchmarks/data/hand_labels"}))
+    for name, row in result.items():
+        print(f"{name}: {row['agreement']:.1%} of {row['right'] + row['wrong']} ({row['unread']} not read)")
+        for label in ("right", "wrong"):
+            print(f"  {label}: {row[f'{label}_read_{label}']} of {row[label]} read so")
+
+
+def _split(name: str) -> tuple[str, int]:
+    way, _, seed = name.rpartition("-")
+    return way, int(seed)
+
+
+if __name__ == "__main__":
+    main()
