@@ -15,6 +15,7 @@ result is written.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -24,24 +25,32 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.hand_results import MEASURES, difference, read_pictures, spread, summary
 from qwenlab import world
 from qwenlab.config import TrainConfig, read_config
 from qwenlab.dataset import Dataset, read_dataset
-from qwenlab.files import REPOSITORY, atomic_write_json
+from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
+from qwenlab.generate import NEGATIVE_PROMPT
 from qwenlab.hands.captions import ARTICLE_DETAILS, article_augmentation, shows_hands
+from qwenlab.hands.finder import WEIGHTS as FINDER
 from qwenlab.hands.finder import find_regions, load_finder
 from qwenlab.hands.form_net import FormScore, load_form_net
+from qwenlab.hands.latent_critic import CriticLoss, critic_examples, train_critic
 from qwenlab.hands.regions import write_masks
 from qwenlab.hands.repair import draw_until_well_formed, repair
+from qwenlab.judge import load_judge
+from qwenlab.judge.reading import FOLDER as JUDGE
+from qwenlab.judge.second import load_second_judge
 from qwenlab.lora_io import load_lora, remove_lora
-from qwenlab.pipeline import load_pipeline
-from qwenlab.training import train_lora
+from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
+from qwenlab.training import TrainingSet, encode_dataset, held_out_loss, train_lora
 from qwenlab.world.attributes import BACKGROUNDS, OPEN_HAND_ACTIONS
-from qwenlab.world.sample import is_reserved
+from qwenlab.world.sample import is_reserved, write_scenes
 
 STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 740  # of the LoRA, of the late phase, of the LoRA of close-ups
 SAMPLER_STEPS, GUIDANCE, STRENGTH = 20, 2.5, 0.8
 PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
+COMPARED = (*MEASURES, "hands, second judge", "feet, second judge")
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,9 @@ class Way:
     training: dict[str, Any] | None = None  # None: draws with the LoRA of `after`, or with none
     after: str = ""
     data: Callable[[Dataset], Dataset] = lambda dataset: dataset
+    critic: bool = False  # trains with the latent critic in place of the structure loss
     details: str = ""  # appended to the prompts
+    negative: str = NEGATIVE_PROMPT
     tries: int = 1  # pictures drawn for each prompt until feet (or hands, as `choose` says) are well-formed
     choose: tuple[str, ...] = ("feet",)
     inpaint_tries: int = 1
@@ -82,7 +93,9 @@ WAYS: dict[str, Way] = {
     "longer": Way(LATE | {"use_structural_loss": False}, after="plain"),
     "region weight": Way({"unmasked_weight": 0.3}),
     "more noise": Way({"timestep_sampling": "uniform"}),
+    "latent critic": Way(LATE, after="plain", critic=True),
     "prompt details": Way(after="plain", details=ARTICLE_DETAILS),
+    "negative prompt": Way(after="plain", negative="连指手套, 长袖遮手, 手插口袋"),
     "best of 4": Way(after="plain", tries=4, choose=("hand", "feet")),
     "inpainting, no close-ups": Way(after="plain", inpaint="plain"),
 }
@@ -94,9 +107,9 @@ def config() -> TrainConfig:
     return replace(small, preview_every_n_steps=0, max_train_steps=STEPS)
 
 
-def test_scenes(count: int) -> list[world.Scene]:
+def test_scenes(count: int, seed: int = PROMPT_SEED) -> list[world.Scene]:
     """Scenes of the character in pairs of action and background that `data_sample` does not hold."""
-    rng = np.random.default_rng(PROMPT_SEED)
+    rng = np.random.default_rng(seed)
     pairs = [(a, b) for a in OPEN_HAND_ACTIONS for b in BACKGROUNDS if is_reserved(a, b)]
     picks = [pairs[k % len(pairs)] for k in range(count)]
     return [world.sample_character_scene(rng, open_hands=OPEN_HANDS, action=a, background=b) for a, b in picks]
@@ -127,20 +140,31 @@ class Bench:
         folder = self.work / f"{name}-{seed}".replace(" ", "-")
         path = folder / "lora.safetensors"
         if not path.exists():
-            changes = dict(way.training)
             if way.after:
-                changes["init_lora"] = str(self.lora(way.after, seed))
-            config = replace(
-                self.config, seed=seed, output_dir=str(folder), cache_dir=str(self.work / "cache"), **changes
-            )
-            dataset = way.data(self.sample)
+                self.lora(way.after, seed)
+            config, dataset = self.config_of(name, seed), way.data(self.sample)
             if config.unmasked_weight < 1:
                 dataset = self.with_masks(dataset)
-            result = train_lora(self.pipeline, config, dataset=dataset, progress=False)
+            extra = self.critic() if way.critic else None
+            result = train_lora(self.pipeline, config, dataset=dataset, progress=False, extra=extra)
             remove_lora(self.pipeline)
             atomic_write_json(folder / "seconds.json", {"seconds": result.seconds, "steps": config.max_train_steps})
             print(f"{name}, seed {seed}: trained in {result.seconds:.0f} s", flush=True)
         return path
+
+    def critic(self) -> Callable[[int], CriticLoss]:
+        """The latent critic, trained anew, as a loss of every step."""
+        loss = CriticLoss(train_critic(critic_examples(self.pipeline, 3000), say=False))
+        return lambda step: loss
+
+    def config_of(self, name: str, seed: int) -> TrainConfig:
+        """How the LoRA of a way that trains is trained."""
+        way = WAYS[name]
+        changes = dict(way.training or {})
+        if way.after:
+            changes["init_lora"] = str(self.work / f"{way.after}-{seed}".replace(" ", "-") / "lora.safetensors")
+        folder = self.work / f"{name}-{seed}".replace(" ", "-")
+        return replace(self.config, seed=seed, output_dir=str(folder), cache_dir=str(self.work / "cache"), **changes)
 
     def with_masks(self, dataset: Dataset) -> Dataset:
         """A copy of the data set that has masks of hands and feet."""
@@ -169,6 +193,7 @@ class Bench:
             self.pipeline, [prompt + way.details for prompt in self.prompts],
             [PROMPT_SEED + i for i in range(self.count)],
             lambda drawn: self.marks(drawn, way.choose), tries=way.tries, steps=SAMPLER_STEPS, guidance=GUIDANCE,
+            negative_prompt=way.negative,
         )  # fmt: skip
         if hands:
             remove_lora(self.pipeline)
@@ -197,6 +222,63 @@ class Bench:
         return [float(np.mean([mark for _, mark in here])) if here else 1.0 for here in found]
 
 
+    def rows(self, name: str, seed: int) -> list[dict[str, Any]]:
+        """What the judges read in each picture of a way, from the work folder or anew."""
+        path = self.work / f"{name}-{seed}.rows.json".replace(" ", "-")
+        if not path.exists():
+            images = self.pictures(name, seed)
+            rows = read_pictures(images, self.scenes, load_judge(), load_second_judge(), self.form, self.finder)
+            atomic_write_json(path, rows)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def costs(self, name: str, seeds: list[int]) -> dict[str, Any]:
+        """Steps of all LoRAs that a way needs, seconds a picture, held-out and training loss of the one it draws with.
+
+        A step of training is counted by what it costs beside a plain one (`benchmarks.hand_costs`).
+        """
+        way, steps = WAYS[name], {}
+        for needed in [name] + [other for other in (way.after, way.inpaint) if other]:
+            while needed and WAYS[needed].training is None:
+                needed = WAYS[needed].after
+            while needed:
+                steps[needed] = self.config_of(needed, 0).max_train_steps
+                needed = WAYS[needed].after
+        drawing = [json.loads((self.work / f"{name}-{seed}.json".replace(" ", "-")).read_text()) for seed in seeds]
+        result = {"steps": steps, "seconds_a_picture": float(np.mean([d["seconds_a_picture"] for d in drawing]))}
+        if lora := self.lora(name, 0):
+            record = json.loads((lora.parent / "training.json").read_text())
+            load_lora(self.pipeline, lora)
+            result["held_out_loss"] = float(np.mean(list(held_out_loss(self.pipeline, self.held_out()).values())))
+            result["training_loss"] = float(np.mean(record["losses"][-100:]))
+            remove_lora(self.pipeline)
+        return result
+
+    def held_out(self) -> TrainingSet:
+        """64 renderings of other scenes in the test pairs, encoded."""
+        folder = self.work / "held_out"
+        if not (folder / "captions.jsonl").exists():
+            write_scenes(folder, test_scenes(64, PROMPT_SEED + 1), self.config.resolution)
+        return encode_dataset(self.pipeline, read_dataset(folder), self.config, self.work / "cache")
+
+    def result(self, errors: dict[str, dict[str, int]]) -> dict[str, Any]:
+        """The table: a summary of each way and its paired differences to the plain LoRA."""
+        plain = {seed: self.rows("plain", seed) for seed in THREE}
+        table: dict[str, Any] = {}
+        for name, way in WAYS.items():
+            if name == "hands":
+                continue
+            seeds = list(way.seeds)
+            rows = [self.rows(name, seed) for seed in seeds]
+            table[name] = summary(rows, errors) | self.costs(name, seeds) | {"seeds": seeds}
+            regions = find_regions(self.finder, self.pictures(name, seeds[0]))
+            table[name]["spread of hands"] = spread(self.pictures(name, seeds[0]), regions)
+            if name != "plain":
+                others = [plain[seed] for seed in seeds]
+                table[name]["against plain"] = {m: difference(rows, others, m) for m in COMPARED}
+        drawn = [Image.fromarray(world.render(scene).image) for scene in self.scenes]
+        return {"ways": table, "spread of hands in renderings": spread(drawn, find_regions(self.finder, drawn))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[], help="make these, and write no result")
@@ -208,10 +290,24 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(options.work, options.count, config())
     for name in options.ways or WAYS:
-        for seed in set(WAYS[name].seeds) & set(options.seeds):
+        for seed in sorted(set(WAYS[name].seeds) & set(options.seeds)):
             bench.lora(name, seed)
             if not options.train_only and name != "hands":
                 bench.pictures(name, seed)
+    if options.ways:
+        return
+    errors = {}
+    labels = json.loads((REPOSITORY / "benchmarks" / "results" / "hand_labels.json").read_text(encoding="utf-8"))
+    for kind, part in (("hand", "hands"), ("feet", "feet")):
+        for judge, suffix in (("first", ""), ("second", ", second judge")):
+            errors[part + suffix] = labels[f"{judge} judge, {kind}"]
+    described = {
+        "prompts": options.count, "steps": [STEPS, LATE_STEPS, HAND_STEPS], "sampler_steps": SAMPLER_STEPS,
+        "guidance": GUIDANCE, "strength": STRENGTH, "prompt_seed": PROMPT_SEED, "open_hands": OPEN_HANDS,
+    }  # fmt: skip
+    weights = [JUDGE, FINDER.parent, MICRO_WEIGHTS]
+    atomic_write_json(options.out, stamp_result(bench.result(errors), weights=weights, config=described,
+                                                command="python -m benchmarks.hand_repair"))  # fmt: skip
 
 
 if __name__ == "__main__":

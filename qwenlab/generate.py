@@ -36,6 +36,7 @@ def generate(
     batch_size: int = 16,
     progress: bool = False,
     embeddings: Mapping[str, torch.Tensor] | None = None,
+    negative_prompt: str = NEGATIVE_PROMPT,
 ) -> list[Image.Image]:
     """Generate one picture for each pair of prompt and seed.
 
@@ -49,8 +50,9 @@ def generate(
         size: side in pixels, or (width, height); a multiple of 16. None: the model's native size.
         batch_size: pictures at once; memory grows with it, pictures stay the same.
         progress: show the pipeline's bar of steps.
-        embeddings: (T, D) by `qwenlab.dataset.encode_text` of every prompt and of NEGATIVE_PROMPT; the text encoder is
-            then not used. Embedded alone, a prompt differs from one in a batch by rounding only.
+        embeddings: (T, D) by `qwenlab.dataset.encode_text` of every prompt and of the negative one; the text encoder
+            is then not used. Embedded alone, a prompt differs from one in a batch by rounding only.
+        negative_prompt: what guidance leads away from; of the empty one the model has learnt most.
 
     Returns: PIL images (RGB) in the order of the pairs.
     Raises: ValueError when the numbers of prompts and seeds do not match, and for fewer than 2 steps: the
@@ -79,7 +81,7 @@ def generate(
             batch = prompts[start : start + batch_size]
             conditions = _condition(pipeline, "prompt", batch, embeddings)
             if guidance > 1:  # the stock pipeline does not spread one negative prompt over a batch
-                negative = [NEGATIVE_PROMPT] * len(batch)
+                negative = [negative_prompt] * len(batch)
                 conditions |= _condition(pipeline, "negative_prompt", negative, embeddings)
             images += pipeline(
                 **conditions,

@@ -311,3 +311,34 @@ def test_redrawing_starts_at_the_sigma_it_says(pipeline):
     little, low = redraw_from(pipeline, images, prompts, [1, 2], 0.2, steps=10)
     much, high = redraw_from(pipeline, images, prompts, [1, 2], 0.9, steps=10)
     assert 0 < low < high < 1 and len(little) == len(much) == 2
+
+
+def test_the_latent_critic_learns_and_its_loss_has_a_gradient(drawn, pipeline, tmp_path):
+    from qwenlab.hands.latent_critic import CriticLoss, critic_examples, train_critic
+    from tests.test_hands import loss_of
+
+    crops, right = critic_examples(pipeline, 24)
+    assert crops.shape[1:] == (16, 6, 6) and 0 < right.mean() < 1
+    crops[:, :4] += 2 * right[:, None, None, None]  # the tiny VAE's latents say nothing of hands
+    critic = train_critic((crops, right), steps=60, batch=16, say=False)
+    assert ((critic(crops) > 0) == (right > 0.5)).float().mean() > 0.8
+    batch, _ = loss_of(pipeline, drawn, tmp_path / "run", resolution=128)
+    prediction = batch.target.clone().requires_grad_()
+    CriticLoss(critic, weight=1.0, max_sigma=1.0)(batch, prediction).backward()
+    touched = prediction.grad.abs().sum(-1) > 0
+    assert touched.any() and not touched.all() and torch.isfinite(prediction.grad).all()
+    assert CriticLoss(critic, max_sigma=0.0)(batch, prediction).item() == 0
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_the_structure_loss(drawn, pipeline, tmp_path):
+    from qwenlab.lora_io import remove_lora
+
+    asked = []
+    config = settings(drawn, tmp_path / "run", augment_hands=False)
+    own = train_lora(
+        pipeline, config, progress=False,
+        extra=lambda step: asked.append(step) or (lambda batch, prediction: prediction.square().mean()),
+    )  # fmt: skip
+    remove_lora(pipeline)
+    plain = train_lora(pipeline, settings(drawn, tmp_path / "plain", augment_hands=False), progress=False)
+    assert asked == [1, 2] and own.losses[0] > plain.losses[0]

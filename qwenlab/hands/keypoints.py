@@ -51,12 +51,12 @@ def write_keypoints(folder: Path, keypoints: Mapping[str, Keypoints]) -> Path:
     return atomic_write_text(folder / FILE, "\n".join(lines) + "\n")
 
 
-def read_keypoints(folder: Path) -> dict[str, Keypoints]:
+def read_keypoints(folder: str | Path) -> dict[str, Keypoints]:
     """Read what `write_keypoints` or a detector wrote, by file name.
 
     Raises QwenlabError, naming file and line, when the file is missing, no JSON, or of other shapes.
     """
-    path = folder / FILE
+    path = Path(folder) / FILE
     if not path.is_file():
         raise QwenlabError(f"{path}: no such file; write one with qwenlab.hands.keypoints.write_keypoints")
     found = {}

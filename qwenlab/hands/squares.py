@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,10 +27,13 @@ def cut(image: Image.Image, region: Region, size: int, context: float = CONTEXT)
 
     What lies beyond the picture repeats its edge.
     """
-    margin = math.ceil(region.side * context)
-    around = ((margin, margin), (margin, margin), (0, 0))
-    padded = Image.fromarray(np.pad(np.asarray(image.convert("RGB")), around, "edge"))
-    finer = _moved(padded, _to_picture(region, size * _FINER, context, margin), (size * _FINER,) * 2)
+    half = math.ceil(0.75 * region.side * context)  # more than half the square's diagonal
+    left, top = math.floor(region.x) - half, math.floor(region.y) - half
+    rows = np.clip(np.arange(top, top + 2 * half), 0, image.height - 1)
+    columns = np.clip(np.arange(left, left + 2 * half), 0, image.width - 1)
+    around = Image.fromarray(np.asarray(image.convert("RGB"))[rows[:, None], columns])
+    local = replace(region, x=region.x - left, y=region.y - top)
+    finer = _moved(around, _to_picture(local, size * _FINER, context), (size * _FINER,) * 2)
     return finer.resize((size, size), Image.Resampling.LANCZOS)
 
 
@@ -79,8 +83,8 @@ def _moved(image: Image.Image, matrix: np.ndarray, size: tuple[int, int]) -> Ima
     return image.transform(size, Image.Transform.AFFINE, matrix[:2].ravel().tolist(), Image.Resampling.BICUBIC)
 
 
-def _to_picture(region: Region, size: int, context: float, margin: float = 0.0) -> np.ndarray:
-    """(3, 3) from pixels of the upright square to pixels of the picture, `margin` pixels added there."""
+def _to_picture(region: Region, size: int, context: float) -> np.ndarray:
+    """(3, 3) from pixels of the upright square to pixels of the picture."""
     scale = region.side * context / size
     turn = math.radians(region.angle)
     flip = -1.0 if region.mirrored else 1.0
@@ -89,5 +93,5 @@ def _to_picture(region: Region, size: int, context: float, margin: float = 0.0) 
     down = np.array([-math.sin(turn), math.cos(turn)])
     matrix = np.eye(3)
     matrix[:2, 0], matrix[:2, 1] = right * scale, down * scale
-    matrix[:2, 2] = np.array([region.x + margin, region.y + margin]) - (right + down) * scale * size / 2
+    matrix[:2, 2] = np.array([region.x, region.y]) - (right + down) * scale * size / 2
     return matrix

@@ -59,6 +59,7 @@ def train_lora(
     on_step: Callable[[int, float], None] | None = None,
     observers: Sequence[Observer] = (),
     resume: bool = False,
+    extra: Callable[[int], ExtraLoss | None] | None = None,
 ) -> TrainResult:
     """Train a LoRA on `config.dataset` (or `dataset`) and write `output_dir/lora.safetensors`.
 
@@ -73,6 +74,7 @@ def train_lora(
         observers: told of steps, validation and previews, such as `qwenlab.training.Dashboard`.
         resume: go on with the run that `output_dir/training-state.safetensors` holds, to the same bits as an unbroken
             one (same machine and number of threads). The file is written every `save_every_n_steps` and by Ctrl-C.
+        extra: a loss of your own for each step, in place of the structure loss that `config` asks for.
 
     Raises: QwenlabError for weights in another precision than `base_precision`, a broken dataset, a folder that cannot
         be written, holds an unfinished run or is in use, a missing optimizer package, an attention backend that fails
@@ -119,7 +121,7 @@ def train_lora(
         with tqdm(
             total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, disable=not progress
         ) as bar:
-            previews = _train(run, data, accelerator, first, bar, on_step, observers)
+            previews = _train(run, data, accelerator, first, bar, on_step, observers, extra)
         seconds = time.perf_counter() - started
         path = output_dir / "lora.safetensors"
         if accelerator.is_main_process:
@@ -142,6 +144,7 @@ def _train(
     bar: tqdm,
     on_step: Callable[[int, float], None] | None,
     observers: Sequence[Observer],
+    extra: Callable[[int], ExtraLoss | None] | None,
 ) -> list[Path]:
     """The steps after `first` with all that is due between them; returns the previews."""
     pipeline, config = run.pipeline, run.config
@@ -172,7 +175,7 @@ def _train(
                     preview(0)
             steps = optimize(
                 transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior,
-                structure_schedule(pipeline, config),
+                extra or structure_schedule(pipeline, config),
             )  # fmt: skip
             for step, loss in steps:
                 run.after_step(loss)
