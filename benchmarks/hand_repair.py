@@ -7,9 +7,9 @@ attributes; a second judge of another kind reads hands and feet as well; the sco
 and chooses in some of the ways, stands beside them. Differences to the plain LoRA are paired by prompt and seed of
 training; their intervals come from resampling prompts.
 
-Everything finished stays in --work, so that a broken benchmark goes on where it stopped; two processes may share the
-work (`--ways plain augmentation` beside `--ways recipe`). Without --ways everything that is missing is made and the
-result is written.
+LoRAs and pictures stay in --work, so that a broken benchmark goes on where it stopped; what was read in each picture
+goes into `benchmarks/results/hand_repair/`, one file a way and seed. Two processes may share the work (`--ways plain
+augmentation` beside `--ways recipe`). Without --ways everything that is missing is made, and the table written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.hand_results import MEASURES, difference, read_pictures, spread, summary
+from benchmarks.hand_results import RECORDS, read_pictures, spread, write_table
 from qwenlab import world
 from qwenlab.config import TrainConfig, read_config
 from qwenlab.dataset import Dataset, read_dataset
@@ -36,8 +36,10 @@ from qwenlab.hands.finder import WEIGHTS as FINDER
 from qwenlab.hands.finder import find_regions, load_finder
 from qwenlab.hands.form_net import FormScore, load_form_net
 from qwenlab.hands.latent_critic import CriticLoss, critic_examples, train_critic
+from qwenlab.hands.pose_net import load_pose_net
 from qwenlab.hands.regions import write_masks
 from qwenlab.hands.repair import draw_until_well_formed, repair
+from qwenlab.hands.score import PoseScore
 from qwenlab.judge import load_judge
 from qwenlab.judge.reading import FOLDER as JUDGE
 from qwenlab.judge.second import load_second_judge
@@ -50,7 +52,6 @@ from qwenlab.world.sample import is_reserved, write_scenes
 STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 740  # of the LoRA, of the late phase, of the LoRA of close-ups
 SAMPLER_STEPS, GUIDANCE, STRENGTH = 20, 2.5, 0.8
 PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
-COMPARED = (*MEASURES, "hands, second judge", "feet, second judge")
 
 
 @dataclass(frozen=True)
@@ -222,36 +223,42 @@ class Bench:
         return [float(np.mean([mark for _, mark in here])) if here else 1.0 for here in found]
 
 
-    def rows(self, name: str, seed: int) -> list[dict[str, Any]]:
-        """What the judges read in each picture of a way, from the work folder or anew."""
-        path = self.work / f"{name}-{seed}.rows.json".replace(" ", "-")
-        if not path.exists():
-            images = self.pictures(name, seed)
-            rows = read_pictures(images, self.scenes, load_judge(), load_second_judge(), self.form, self.finder)
-            atomic_write_json(path, rows)
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def costs(self, name: str, seeds: list[int]) -> dict[str, Any]:
-        """Steps of all LoRAs that a way needs, seconds a picture, held-out and training loss of the one it draws with.
-
-        A step of training is counted by what it costs beside a plain one (`benchmarks.hand_costs`).
-        """
-        way, steps = WAYS[name], {}
-        for needed in [name] + [other for other in (way.after, way.inpaint) if other]:
-            while needed and WAYS[needed].training is None:
-                needed = WAYS[needed].after
-            while needed:
-                steps[needed] = self.config_of(needed, 0).max_train_steps
-                needed = WAYS[needed].after
-        drawing = [json.loads((self.work / f"{name}-{seed}.json".replace(" ", "-")).read_text()) for seed in seeds]
-        result = {"steps": steps, "seconds_a_picture": float(np.mean([d["seconds_a_picture"] for d in drawing]))}
-        if lora := self.lora(name, 0):
-            record = json.loads((lora.parent / "training.json").read_text())
+    def record(self, name: str, seed: int) -> dict[str, Any]:
+        """All that is measured of a way with one seed of training: from `RECORDS`, or anew."""
+        path = RECORDS / f"{name}-{seed}.json".replace(" ", "-")
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))
+        images = self.pictures(name, seed)
+        record: dict[str, Any] = json.loads((self.work / path.name).read_text())  # seconds a picture
+        record["steps"] = self.steps(name)
+        record["spread of hands"] = spread(images, find_regions(self.finder, images))
+        if lora := self.lora(name, seed):
             load_lora(self.pipeline, lora)
-            result["held_out_loss"] = float(np.mean(list(held_out_loss(self.pipeline, self.held_out()).values())))
-            result["training_loss"] = float(np.mean(record["losses"][-100:]))
+            record["held-out loss"] = float(np.mean(list(held_out_loss(self.pipeline, self.held_out()).values())))
+            losses = json.loads((lora.parent / "training.json").read_text())["losses"]
+            record["training loss"] = float(np.mean(losses[-100:]))
             remove_lora(self.pipeline)
-        return result
+        record["rows"] = read_pictures(
+            images, self.scenes, load_judge(), load_second_judge(), PoseScore(load_pose_net()), self.form, self.finder
+        )
+        described = {
+            "way": name, "seed": seed, "prompts": self.count, "sampler_steps": SAMPLER_STEPS, "guidance": GUIDANCE,
+            "strength": STRENGTH, "prompt_seed": PROMPT_SEED, "open_hands": OPEN_HANDS,
+        }  # fmt: skip
+        command = f"python -m benchmarks.hand_repair --ways '{name}' --seeds {seed}"
+        weights = [JUDGE, FINDER.parent, MICRO_WEIGHTS]
+        atomic_write_json(path, stamp_result(record, weights=weights, config=described, command=command))
+        return record
+
+    def steps(self, name: str) -> dict[str, int]:
+        """Steps of training of every LoRA that a way needs, those included that others go on from."""
+        found: dict[str, int] = {}
+        for needed in (name, WAYS[name].inpaint):
+            while needed:
+                if WAYS[needed].training is not None:
+                    found[needed] = self.config_of(needed, 0).max_train_steps
+                needed = WAYS[needed].after
+        return found
 
     def held_out(self) -> TrainingSet:
         """64 renderings of other scenes in the test pairs, encoded."""
@@ -260,54 +267,25 @@ class Bench:
             write_scenes(folder, test_scenes(64, PROMPT_SEED + 1), self.config.resolution)
         return encode_dataset(self.pipeline, read_dataset(folder), self.config, self.work / "cache")
 
-    def result(self, errors: dict[str, dict[str, int]]) -> dict[str, Any]:
-        """The table: a summary of each way and its paired differences to the plain LoRA."""
-        plain = {seed: self.rows("plain", seed) for seed in THREE}
-        table: dict[str, Any] = {}
-        for name, way in WAYS.items():
-            if name == "hands":
-                continue
-            seeds = list(way.seeds)
-            rows = [self.rows(name, seed) for seed in seeds]
-            table[name] = summary(rows, errors) | self.costs(name, seeds) | {"seeds": seeds}
-            regions = find_regions(self.finder, self.pictures(name, seeds[0]))
-            table[name]["spread of hands"] = spread(self.pictures(name, seeds[0]), regions)
-            if name != "plain":
-                others = [plain[seed] for seed in seeds]
-                table[name]["against plain"] = {m: difference(rows, others, m) for m in COMPARED}
-        drawn = [Image.fromarray(world.render(scene).image) for scene in self.scenes]
-        return {"ways": table, "spread of hands in renderings": spread(drawn, find_regions(self.finder, drawn))}
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[], help="make these, and write no result")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(THREE))
     parser.add_argument("--count", type=int, default=256, help="prompts")
-    parser.add_argument("--train-only", action="store_true")
+    parser.add_argument("--until", choices=("train", "draw", "record"), default="record")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "hand_repair")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results" / "hand_repair.json")
     options = parser.parse_args()
     bench = Bench(options.work, options.count, config())
     for name in options.ways or WAYS:
         for seed in sorted(set(WAYS[name].seeds) & set(options.seeds)):
             bench.lora(name, seed)
-            if not options.train_only and name != "hands":
+            if name != "hands" and options.until != "train":
                 bench.pictures(name, seed)
-    if options.ways:
-        return
-    errors = {}
-    labels = json.loads((REPOSITORY / "benchmarks" / "results" / "hand_labels.json").read_text(encoding="utf-8"))
-    for kind, part in (("hand", "hands"), ("feet", "feet")):
-        for judge, suffix in (("first", ""), ("second", ", second judge")):
-            errors[part + suffix] = labels[f"{judge} judge, {kind}"]
-    described = {
-        "prompts": options.count, "steps": [STEPS, LATE_STEPS, HAND_STEPS], "sampler_steps": SAMPLER_STEPS,
-        "guidance": GUIDANCE, "strength": STRENGTH, "prompt_seed": PROMPT_SEED, "open_hands": OPEN_HANDS,
-    }  # fmt: skip
-    weights = [JUDGE, FINDER.parent, MICRO_WEIGHTS]
-    atomic_write_json(options.out, stamp_result(bench.result(errors), weights=weights, config=described,
-                                                command="python -m benchmarks.hand_repair"))  # fmt: skip
+                if options.until == "record":
+                    bench.record(name, seed)
+    if not options.ways:
+        write_table({name: way.seeds for name, way in WAYS.items() if name != "hands"})
 
 
 if __name__ == "__main__":

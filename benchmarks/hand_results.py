@@ -6,31 +6,37 @@ more escapes the share of right ones, so hands found are counted, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from qwenlab import world
+from qwenlab.files import REPOSITORY, STAMP_KEY, atomic_write_json, stamp_result
 from qwenlab.hands.captions import shows_hands
 from qwenlab.hands.finder import Finder
 from qwenlab.hands.form_net import FormScore
 from qwenlab.hands.regions import Region
+from qwenlab.hands.score import PoseScore
 from qwenlab.hands.squares import as_tensor, cut
 from qwenlab.judge import Judge, Reading, corrected_rate, rate, wanted
 from qwenlab.judge.second import SecondJudge
 
+RESULTS = REPOSITORY / "benchmarks" / "results"
+RECORDS = RESULTS / "hand_repair"  # one file for each way and seed of training
 DRAWS = 4000  # of prompts, for the intervals
 FOLLOWED = ("action", "background", "hands", "framing", "view")  # what a prompt asks for beyond the character
-MEASURES = ("hands", "feet", "likeness", "following")
+JUDGED = ("hands", "feet", "hands, second judge", "feet, second judge")
+MEASURES = (*JUDGED, "likeness", "following")
 
 
 def read_pictures(
-    images: Sequence[Image.Image], scenes: Sequence[world.Scene], judge: Judge, second: SecondJudge, form: FormScore,
-    finder: Finder,
+    images: Sequence[Image.Image], scenes: Sequence[world.Scene], judge: Judge, second: SecondJudge, pose: PoseScore,
+    form: FormScore, finder: Finder,
 ) -> list[dict[str, Any]]:
-    """One row for each picture: pairs (right, of how many), of the first and of the second judge, and form scores."""
+    """One row for each picture: pairs (right, of how many) by both judges, and the marks of the other networks."""
     marks = form.of_pictures(finder, images)
     rows = []
     for reading, other, mark, scene in zip(judge.read(images), second.read(images), marks, scenes, strict=True):
@@ -45,9 +51,12 @@ def read_pictures(
             "feet, second judge": [int(full and other.feet == "2"), int(full)],
             "likeness": [int(reading.is_character), 1],
             "following": _followed(reading, scene),
-            "form score, hands": [value for region, value in mark if region.kind == "hand" and asked],
-            "form score, feet": [value for region, value in mark if region.kind == "feet" and full],
+            "form score, hands": [round(value, 3) for region, value in mark if region.kind == "hand" and asked],
+            "form score, feet": [round(value, 3) for region, value in mark if region.kind == "feet" and full],
         })  # fmt: skip
+    for row, image, mark in zip(rows, images, marks, strict=True):
+        hands = [region for region, _ in mark if region.kind == "hand"] if row["form score, hands"] else []
+        row["pose score"] = [round(value, 3) for value in pose.of_pictures([image], [hands])]
     return rows
 
 
@@ -87,13 +96,13 @@ def summary(
 ) -> dict[str, Any]:
     """Rates of a way over all its seeds of training, as read, and those of hands and feet corrected by `errors`."""
     result: dict[str, Any] = {}
-    for name in (*MEASURES, "hands, second judge", "feet, second judge"):
+    for name in MEASURES:
         table = share(rows, name)
         right, total = table.sum(0).astype(int).tolist()
         result[name] = vars(rate(right, total)) if total else None
         if name in errors and total:
             result[name + ", corrected"] = vars(corrected_rate([tuple(pair) for pair in table], errors[name]))
-    for name in ("form score, hands", "form score, feet"):
+    for name in ("pose score", "form score, hands", "form score, feet"):
         values = [value for of_seed in rows for row in of_seed for value in row[name]]
         result[name] = {"mean": float(np.mean(values)), "count": len(values)} if values else None
     return result
@@ -104,3 +113,36 @@ def spread(images: Sequence[Image.Image], regions: Sequence[Sequence[Region]]) -
     squares = [cut(image, r, 32, 1.0) for image, found in zip(images, regions, strict=True) for r in found
                if r.kind == "hand"]  # fmt: skip
     return float(as_tensor(squares).std(0).mean() / 2) if len(squares) > 1 else 0.0
+
+
+def write_table(ways: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Write `hand_repair.json`: a summary of each way (name -> seeds of training) and what it changes, from records.
+
+    Rates of hands and feet are corrected by how each judge agreed with the labels (`benchmarks.hand_labels`). Raises
+    FileNotFoundError when a record or the labels' result is missing.
+    """
+    labels = json.loads((RESULTS / "hand_labels.json").read_text(encoding="utf-8"))
+    errors = {
+        f"{part}{suffix}": labels[f"{judge} judge, {kind}"]
+        for kind, part in (("hand", "hands"), ("feet", "feet"))
+        for judge, suffix in (("first", ""), ("second", ", second judge"))
+    }
+    records = {
+        (name, seed): json.loads((RECORDS / f"{name}-{seed}.json".replace(" ", "-")).read_text(encoding="utf-8"))
+        for name, seeds in ways.items() for seed in seeds
+    }  # fmt: skip
+    table: dict[str, Any] = {}
+    for name, seeds in ways.items():
+        own = [records[name, seed] for seed in seeds]
+        rows = [record["rows"] for record in own]
+        table[name] = summary(rows, errors) | {"seeds": list(seeds), "steps": own[0]["steps"]}
+        for key in ("seconds_a_picture", "spread of hands", "held-out loss", "training loss"):
+            values = [record[key] for record in own if key in record]
+            table[name][key] = float(np.mean(values)) if values else None
+        if name != "plain":
+            others = [records["plain", seed]["rows"] for seed in seeds]
+            table[name]["against plain"] = {measure: difference(rows, others, measure) for measure in MEASURES}
+    made = {f"{name}-{seed}": record[STAMP_KEY]["config_sha256"] for (name, seed), record in records.items()}
+    result = stamp_result({"ways": table}, config={"records": made}, command="python -m benchmarks.hand_repair")
+    atomic_write_json(RESULTS / "hand_repair.json", result)
+    return result
