@@ -1,0 +1,183 @@
+"""The networks that judge and choose in the study of hands, and its arithmetic."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import hand_labels, hand_repair, hand_results
+from qwenlab import world
+from qwenlab.errors import QwenlabError
+from qwenlab.hands.finder import load_finder
+from qwenlab.hands.form_net import FormNet, FormScore, load_form_net
+from qwenlab.hands.melt import melt
+from qwenlab.hands.pose_net import load_pose_net
+from qwenlab.hands.regions import Region, feet_region, hand_region
+from qwenlab.hands.score import PoseScore
+from qwenlab.hands.squares import cut
+from qwenlab.hands.train_form_net import accuracy, examples
+from qwenlab.hands.train_form_net import train as train_form_net
+from qwenlab.judge import load_judge
+from qwenlab.judge.second import CLASSES, SquareNet, load_second_judge
+from qwenlab.judge.train_second import accuracy as second_accuracy
+from qwenlab.judge.train_second import labelled, squares
+from qwenlab.judge.train_second import train as train_second
+
+OPEN = {"hands": "五指张开", "framing": "全身", "action": "举起双手", "view": "正面"}
+
+
+def rendering(number: int = 0, **anatomy) -> world.Picture:
+    scene = world.sample_character_scene(np.random.default_rng(number), **OPEN)
+    return world.render(scene, 128, world.Anatomy(**anatomy))
+
+
+def test_melting_spoils_the_region_alone():
+    picture = rendering()
+    region = hand_region(picture.hands[0])
+    spoilt = melt(picture.image, region, np.random.default_rng(0))
+    changed = np.abs(spoilt.astype(int) - picture.image).max(-1) > 0
+    rows, columns = np.nonzero(changed)
+    assert spoilt.dtype == np.uint8 and changed.sum() > 100
+    assert np.abs(columns - region.x).max() <= region.side / 2 and np.abs(rows - region.y).max() <= region.side / 2
+
+
+def test_the_score_tells_right_from_wrong_and_from_spoilt():
+    score, rng = FormScore(load_form_net()), np.random.default_rng(1)
+    marks = {"right": [], "wrong": [], "spoilt": []}
+    for number in range(8):
+        right = rendering(number)
+        regions = [*(hand_region(joints) for joints in right.hands), feet_region(right.feet)]
+        spoilt = right.image
+        for region in regions:
+            spoilt = melt(spoilt, region, rng)
+        wrong = rendering(number, fingers=(7, 3), feet="third").image
+        images = {"right": right.image, "wrong": wrong, "spoilt": spoilt}
+        for name, image in images.items():
+            marks[name] += score([cut(Image.fromarray(image), r, 96) for r in regions], regions).tolist()
+    means = {name: np.mean(values) for name, values in marks.items()}
+    assert means["right"] > 0.8 and max(means["wrong"], means["spoilt"]) < 0.3, means
+
+
+def test_the_score_finds_what_it_marks():
+    score = FormScore(load_form_net())
+    images = [Image.fromarray(rendering(2).image), Image.new("RGB", (128, 128), "white")]
+    found, empty = score.of_pictures(load_finder(), images)
+    assert sorted(region.kind for region, _ in found) == ["feet", "hand", "hand"] and empty == []
+    assert all(0 <= mark <= 1 for _, mark in found)
+    with pytest.raises(QwenlabError, match="train_form_net"):
+        load_form_net(Path("/nowhere.safetensors"))
+
+
+def test_the_network_of_forms_learns():
+    data = examples(np.random.default_rng(3), 40, None)
+    trained = train_form_net(data, 40, batch=16, say=False)
+    fresh = accuracy(FormNet(), data)
+    assert np.mean(list(accuracy(trained, data).values())) > np.mean(list(fresh.values()))
+
+
+def test_the_shipped_network_of_forms_is_as_good_as_its_training_said():
+    assert min(accuracy(load_form_net(), examples(np.random.default_rng(90), 150, None)).values()) > 0.9
+
+
+def test_the_second_judge_sees_what_was_drawn():
+    judge = load_second_judge()
+    images = [Image.fromarray(rendering(k).image) for k in range(6)]
+    readings = judge.read([*images, Image.new("RGB", (128, 128), "white")])
+    hands = [answer for reading in readings for _, answer in reading.hands]
+    assert len(hands) >= 11 and hands.count("5") / len(hands) > 0.8
+    assert [reading.feet for reading in readings[:6]].count("2") >= 5
+    assert readings[6].hands == () and readings[6].feet == "0"
+    with pytest.raises(QwenlabError, match="train_second"):
+        load_second_judge(Path("/nowhere.safetensors"))
+
+
+def test_the_second_judge_is_as_good_as_its_training_said():
+    judge, data = load_second_judge(), squares(200, 91, None)
+    for kind, right in (("hand", "5"), ("feet", "2")):
+        exact, formed = second_accuracy(judge.networks[kind], data[kind], CLASSES[kind].index(right))
+        assert formed > 0.88 and exact > 0.75, (kind, exact, formed)
+
+
+def test_the_second_judge_learns_from_labels():
+    image, found = labelled(1, 5)
+    assert image.shape == (128, 128, 3) and all(label < len(CLASSES[kind]) for _, kind, label in found)
+    data = squares(40, 5, None)["hand"]
+    trained = train_second(data, 6, 30, batch=16, say=False)
+    torch.manual_seed(1)
+    assert second_accuracy(trained, data, 2)[0] > second_accuracy(SquareNet(6).eval(), data, 2)[0]
+
+
+def row(hands, feet, **more):
+    pairs = {name: [1, 1] for name in hand_results.MEASURES} | {"hands": hands, "feet": feet}
+    return pairs | {"pose score": [0.5], "form score, hands": [0.4], "form score, feet": []} | more
+
+
+def test_differences_are_paired_by_prompt():
+    plain = [[row([0, 2], [1, 1]), row([0, 1], [0, 0])] * 20] * 2
+    better = [[row([2, 2], [1, 1]), row([1, 1], [0, 0])] * 20] * 2
+    hands = hand_results.difference(better, plain, "hands")
+    assert hands == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert hand_results.difference(plain, plain, "hands")["value"] == 0
+    half = [[row([k % 2, 1], [1, 1]) for k in range(40)]]
+    found = hand_results.difference(half, [[row([0, 1], [1, 1])] * 40], "hands")
+    assert found["value"] == 0.5 and 0.3 < found["low"] < 0.5 < found["high"] < 0.7
+
+
+def test_summaries_count_and_correct():
+    rows = [[row([1, 2], [1, 1]), row([2, 2], [0, 1])]]
+    errors = {"hands": {"right": 100, "wrong": 100, "right_read_right": 90, "wrong_read_wrong": 100}}
+    found = hand_results.summary(rows, errors)
+    assert found["hands"]["value"] == 0.75 and found["feet"]["count"] == 1
+    assert found["hands, corrected"]["value"] == pytest.approx(0.75 / 0.9)
+    assert "feet, corrected" not in found and found["pose score"] == {"mean": 0.5, "count": 2}
+    assert found["form score, feet"] is None
+
+
+def test_pictures_are_read_as_their_prompts_ask():
+    scenes = [world.sample_character_scene(np.random.default_rng(k), **OPEN) for k in range(2)]
+    mittens = {"hands": "连指手套", "framing": "半身", "action": "挥手"}
+    scenes.append(world.sample_character_scene(np.random.default_rng(9), **mittens))
+    images = [Image.fromarray(world.render(scene).image) for scene in scenes]
+    tools = load_judge(), load_second_judge(), PoseScore(load_pose_net()), FormScore(load_form_net()), load_finder()
+    rows = hand_results.read_pictures(images, scenes, *tools)
+    assert [r["hands"][1] for r in rows] == [2, 2, 0] and [r["feet"][1] for r in rows] == [1, 1, 0]
+    assert all(r["following"][0] >= r["following"][1] - 1 for r in rows) and rows[2]["pose score"] == []
+    assert hand_results.spread(images[:2], [[hand_region(j) for j in rendering(k).hands] for k in range(2)]) > 0
+
+
+def test_labels_meet_both_judges(tmp_path, monkeypatch):
+    monkeypatch.setattr(hand_labels, "DATA", tmp_path / "data")
+    scenes = hand_repair.test_scenes(12)
+    columns = {
+        "right-0": [Image.fromarray(world.render(scene).image) for scene in scenes],
+        "wrong-0": [Image.fromarray(world.render(s, 128, world.Anatomy((7, "smear"))).image) for s in scenes],
+    }
+    hand_labels.collect(columns, scenes, 16)
+    images, found = hand_labels.pictures(), hand_labels.units()
+    origin = json.loads((tmp_path / "data" / "origin.json").read_text())
+    assert len(images) == len(origin) == 16 and {name for name in origin} == set(columns)
+    assert hand_labels.draw_sheets(tmp_path / "sheets") == len(found) > 10
+    assert (tmp_path / "sheets" / "sheet-00.png").is_file()
+    wrong = [k for k, (which, region) in enumerate(found) if region.kind == "hand" and origin[which] == "wrong-0"]
+    (tmp_path / "data" / "labels.json").write_text(json.dumps({"wrong": wrong, "unclear": []}))
+    result = hand_labels.score()
+    assert result["first judge, hand"]["agreement"] > 0.8 and result["second judge, feet"]["agreement"] > 0.8
+    assert result["first judge, hand"]["wrong"] > 0
+    assert hand_labels._nearest([(10.0, 10.0, "5"), (60.0, 60.0, "3")], Region("hand", 58, 61, 20)) == "3"
+    assert hand_labels._nearest([(10.0, 10.0, "5")], Region("hand", 58, 61, 20)) is None
+
+
+def test_every_way_can_be_configured(tmp_path):
+    bench = object.__new__(hand_repair.Bench)
+    bench.work, bench.config = tmp_path, hand_repair.config()
+    for name, way in hand_repair.WAYS.items():
+        steps = bench.steps(name)
+        assert all(count > 0 for count in steps.values()) and (name == "base") == (not steps)
+        assert way.seeds[0] == 0 and (not way.after or way.after in hand_repair.WAYS)
+    assert bench.steps("recipe") == {"plain": hand_repair.STEPS, "hands": hand_repair.HAND_STEPS}
+    assert bench.steps("both") == {"both": hand_repair.LATE_STEPS, "augmentation": hand_repair.STEPS}
+    prompts = [world.caption(scene) for scene in hand_repair.test_scenes(256)]
+    assert sum("五指张开" in prompt for prompt in prompts) > 180
