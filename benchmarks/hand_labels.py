@@ -48,10 +48,10 @@ def collect(columns: dict[str, list[Image.Image]], scenes: list[world.Scene], co
         for k, image in enumerate(part):
             column.paste(image, (0, k * image.height))
         column.save(DATA / f"pictures-{start // A_FILE}.webp", quality=90, method=6)
-    units: list[dict[str, Any]] = []
+    finder, units = load_finder(), []
     for number, (image, (_, index)) in enumerate(zip(pictures(), picks, strict=True)):
         scene = scenes[index]
-        for region in find_regions(load_finder(), [image])[0]:
+        for region in find_regions(finder, [image])[0]:
             wanted = shows_hands(world.caption(scene)) if region.kind == "hand" else scene.framing == "全身"
             left, top, right, bottom = region.box()
             whole = min(left, top) > -4 and max(right, bottom) < image.width + 4
