@@ -77,8 +77,10 @@ def examples(rng: np.random.Generator, count: int, vae: object | None) -> tuple[
     return as_tensor(squares), torch.tensor(kinds), torch.tensor(right)
 
 
-def labelled_feet(folder: Path, rng: np.random.Generator, copies: int = 8) -> tuple[Tensor, Tensor]:
-    """Feet that models drew: `copies` inexact cuts of each square (N, 3, 48, 48), and whether they are right (N,).
+def labelled_feet(
+    folder: Path, rng: np.random.Generator, size: int = SIDE, seen: float = SEEN, copies: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Feet that models drew: `copies` inexact cuts of each square (N, 3, size, size), and whether they are right (N,).
 
     folder: squares.webp, rows of squares `CONTEXT` times as large as the feet, and labels.json ("side" in pixels,
     "columns", "count", and the numbers that are "wrong" or "unclear"; those are left out).
@@ -95,7 +97,7 @@ def labelled_feet(folder: Path, rng: np.random.Generator, copies: int = 8) -> tu
         x, y = number % columns * side, number // columns * side
         square = sheet.crop((x, y, x + side, y + side))
         feet = Region("feet", side / 2, side / 2, side / CONTEXT)
-        squares += [cut(square, inexact(feet, rng), SIDE, SEEN) for _ in range(copies)]
+        squares += [cut(square, inexact(feet, rng), size, seen) for _ in range(copies)]
         right += [float(number not in wrong)] * copies
     return as_tensor(squares), torch.tensor(right)
 
