@@ -1,4 +1,7 @@
-"""Are the judges honest? Hands and feet that models drew, labelled by eye and blind.
+"""Are the judges honest? Hands and feet that models drew, labelled by eye.
+
+Squares are shuffled and shown without way or reading. Not quite blind: what was drawn again has the white rim of its
+close-ups, and the detector that cuts squares is the one that repairs. The pictures are those of `hand_repair`.
 
     python -m benchmarks.hand_labels sheets runs/labels    # numbered squares to look at, shuffled
     python -m benchmarks.hand_labels score                 # labels.json against the readings of both judges

@@ -3,9 +3,9 @@
 Every way is tried on the character of `data_sample`: with three seeds of training for the four ways of the article's
 table and the recipe, with one for the others. Each draws the same prompts, of which most ask for open hands, from the
 same noise; their pairs of action and background are in no training picture. The judge reads hands, feet, likeness and
-attributes; a second judge of another kind reads hands and feet as well; the score of the pose network, which trains
-and chooses in some of the ways, stands beside them. Differences to the plain LoRA are paired by prompt and seed of
-training; their intervals come from resampling prompts.
+attributes; a second judge of another kind reads hands and feet as well. The scores of the pose network, which trains
+in some of the ways, and of the network of forms, which chooses in some, stand beside them. Differences to the plain
+LoRA are paired by prompt and seed of training; their intervals come from resampling prompts.
 
 LoRAs and pictures stay in --work, so that a broken benchmark goes on where it stopped; what was read in each picture
 goes into `benchmarks/results/hand_repair/`, one file a way and seed. Two processes may share the work (`--ways plain
@@ -49,7 +49,7 @@ from qwenlab.training import TrainingSet, encode_dataset, held_out_loss, train_l
 from qwenlab.world.attributes import BACKGROUNDS, OPEN_HAND_ACTIONS
 from qwenlab.world.sample import is_reserved, write_scenes
 
-STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 740  # of the LoRA, of the late phase, of the LoRA of close-ups
+STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 700  # of the LoRA, of the late phase, of the LoRA of close-ups
 SAMPLER_STEPS, GUIDANCE, STRENGTH = 20, 2.5, 0.8
 PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
 STORED = REPOSITORY / "benchmarks" / "data" / "hand_repair"
@@ -67,8 +67,8 @@ class Way:
     negative: str = NEGATIVE_PROMPT
     tries: int = 1  # pictures drawn for each prompt until feet (or hands, as `choose` says) are well-formed
     choose: tuple[str, ...] = ("feet",)
+    inpaint: str = ""  # the way whose LoRA draws the squares of hands again
     inpaint_tries: int = 1
-    inpaint: str = ""  # the way whose LoRA draws the squares of hands and feet again
     seeds: tuple[int, ...] = (0,)
 
 
@@ -94,11 +94,11 @@ WAYS: dict[str, Way] = {
     "caption copies": Way({}, data=article_augmentation),
     "longer": Way(LATE | {"use_structural_loss": False}, after="plain"),
     "region weight": Way({"unmasked_weight": 0.3}),
-    "more noise": Way({"timestep_sampling": "uniform"}),
+    "lower sigmas": Way({"timestep_sampling": "uniform"}),
     "latent critic": Way(LATE, after="plain", critic=True),
     "prompt details": Way(after="plain", details=ARTICLE_DETAILS),
     "negative prompt": Way(after="plain", negative="连指手套, 长袖遮手, 手插口袋"),
-    "best of 4": Way(after="plain", tries=4, choose=("hand", "feet")),
+    "up to 4 tries": Way(after="plain", tries=4, choose=("hand", "feet")),
     "inpainting, no close-ups": Way(after="plain", inpaint="plain"),
 }
 
@@ -228,7 +228,6 @@ class Bench:
         """How well-formed what is found of `kinds` is: the mean in each picture, 1 where there is nothing."""
         found = self.form.of_pictures(self.finder, images, kinds)
         return [float(np.mean([mark for _, mark in here])) if here else 1.0 for here in found]
-
 
     def record(self, name: str, seed: int) -> dict[str, Any]:
         """All that is measured of a way with one seed of training: from `RECORDS`, or anew."""

@@ -1,6 +1,7 @@
 """The networks that judge and choose in the study of hands, and its arithmetic."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import hand_labels, hand_repair, hand_results
+from benchmarks import hand_costs, hand_labels, hand_repair, hand_results, pose_cost
 from qwenlab import world
 from qwenlab.errors import QwenlabError
 from qwenlab.hands import train_form_net
@@ -24,6 +25,7 @@ from qwenlab.judge import load_judge, train_second
 from qwenlab.judge.second import CLASSES, SquareNet, load_second_judge
 from qwenlab.judge.train_second import accuracy as second_accuracy
 from qwenlab.judge.train_second import labelled, squares
+from qwenlab.pipeline import load_pipeline
 
 OPEN = {"hands": "五指张开", "framing": "全身", "action": "举起双手", "view": "正面"}
 
@@ -77,7 +79,7 @@ def test_the_network_of_forms_learns():
     assert np.mean(list(accuracy(trained, data).values())) > np.mean(list(fresh.values()))
 
 
-def test_the_shipped_network_of_forms_is_as_good_as_its_training_said():
+def test_the_shipped_network_of_forms_tells_drawings_right_from_wrong():
     assert min(accuracy(load_form_net(), examples(np.random.default_rng(90), 150, None)).values()) > 0.85
 
 
@@ -214,3 +216,17 @@ def test_training_goes_on_with_labelled_feet():
     with torch.no_grad():
         found = judge(feet[0]).argmax(1)
     assert (found == classes).float().mean() > 0.55
+
+
+def test_the_cost_of_openpose_is_simulated_as_it_is_executed(monkeypatch):
+    monkeypatch.setattr(pose_cost, "SIZE", 64)
+    simulated = pose_cost.simulate("hand", torch.float32, 8, 6)
+    executed = pose_cost.execute("hand", torch.float32, 8, 6, turns=1)
+    assert executed["peak_gib"] == pytest.approx(simulated["peak_gib"], rel=0.02)
+    assert simulated["operations"] > 1e9 and executed["gradient_finite"] and executed["gradient_norm"] > 0
+
+
+def test_the_cost_of_a_step_is_that_of_the_training_loop(tmp_path):
+    settings = replace(hand_repair.config(), output_dir=str(tmp_path), max_train_steps=2, warmup_steps=0)
+    losses = list(hand_costs.loop(load_pipeline("micro"), settings))
+    assert len(losses) == 2 and all(np.isfinite(losses))

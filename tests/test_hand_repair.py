@@ -19,7 +19,7 @@ from qwenlab.hands.finder import Finder, find_regions, load_finder
 from qwenlab.hands.keypoints import of_picture, read_keypoints
 from qwenlab.hands.pose_net import load_pose_net
 from qwenlab.hands.regions import Region, feet_region, hand_region
-from qwenlab.hands.repair import repair
+from qwenlab.hands.repair import draw_until_well_formed, repair
 from qwenlab.hands.score import PoseScore
 from qwenlab.hands.squares import cut, inner_mask, joints_in_square, put_back
 from qwenlab.hands.train_finder import detection_loss, detection_rates, examples, mirrored
@@ -156,6 +156,8 @@ def test_close_ups_need_keypoints_and_hands(drawn, tmp_path):
         write_close_ups(read_dataset(drawn), tmp_path / "b", 64)
     with pytest.raises(QwenlabError, match="hand_share"):
         config_from_mapping({"hand_share": 0.0})
+    with pytest.raises(QwenlabError, match="close_ups: 'hands'.*'hand'"):
+        config_from_mapping({"close_ups": ["hands"]})
 
 
 def settings(folder, out, **changes):
@@ -282,17 +284,36 @@ def test_of_several_tries_the_best_is_kept(pipeline):
         repair(pipeline, [image], [prompt], [0], regions, tries=2)
 
 
+def test_only_what_is_not_good_enough_is_drawn_again(pipeline):
+    seen = []
+
+    def marks(images):
+        seen.append(len(images))
+        return [-np.asarray(image).mean() for image in images]
+
+    prompts, seeds = ["1女孩, 挥手", "1女孩, 站立"], [1, 2]
+    settings = {"steps": 3, "guidance": 1.0}
+    first = [-np.asarray(image).mean() for image in generate(pipeline, prompts, seeds, **settings)]
+    enough = (min(first) + max(first)) / 2  # one of the two will do
+    draw_until_well_formed(pipeline, prompts, seeds, marks, tries=3, enough=enough, **settings)
+    assert seen[0] == 2 and seen[1] == 1
+    best = draw_until_well_formed(pipeline, prompts, seeds, marks, tries=3, enough=0.0, **settings)
+    assert all(-np.asarray(image).mean() >= mark for image, mark in zip(best, first, strict=True))
+    once = draw_until_well_formed(pipeline, prompts, seeds, marks, tries=3, enough=-256.0, **settings)
+    assert [-np.asarray(image).mean() for image in once] == first, "good enough at once: the seeds as they are"
+
+
 def test_two_legs_under_one_prompt_are_one_walk(pipeline):
     prompts = ["1女孩, 挥手, 五指张开", "1女孩, 站立"]
     whole = generate(pipeline, prompts, [5, 6], steps=6, guidance=2.5)
-    called = []
+    sigmas, called = pipeline.scheduler.sigmas.tolist(), []
     for switch in (0, 2, 6):
         drawn, sigma = draw_in_two_legs(
             pipeline, prompts, prompts, [5, 6], switch, steps=6, guidance=2.5, between=lambda: called.append(1)
         )
         for a, b in zip(drawn, whole, strict=True):
             assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() <= 1
-        assert sigma == {0: 1.0, 2: pytest.approx(sigma), 6: 0.0}[switch] and 0 <= sigma <= 1
+        assert sigma == pytest.approx(sigmas[switch], abs=1e-6)
     assert len(called) == 3
 
 

@@ -16,17 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from qwenlab.errors import QwenlabError
 from qwenlab.hands.finder import KINDS, Finder, find_regions
+from qwenlab.hands.networks import load_frozen, smooth_layer
 from qwenlab.hands.regions import Region
 from qwenlab.hands.squares import CONTEXT, as_tensor, cut
 
 SIDE, SEEN = 48, 1.2  # pixels of a square, and its side in sides of the region
 WEIGHTS = Path(__file__).parent / "weights" / "form_net.safetensors"
-
-
-def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.SiLU())
 
 
 class FormNet(nn.Module):
@@ -35,8 +31,8 @@ class FormNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _layer(3, 32), _layer(32, 48, 2), _layer(48, 48), _layer(48, 80, 2), _layer(80, 80), _layer(80, 128, 2),
-            _layer(128, 128),
+            smooth_layer(3, 32), smooth_layer(32, 48, 2), smooth_layer(48, 48), smooth_layer(48, 80, 2),
+            smooth_layer(80, 80), smooth_layer(80, 128, 2), smooth_layer(128, 128),
         )  # fmt: skip
         self.head = nn.Linear(256, len(KINDS))
 
@@ -48,15 +44,7 @@ class FormNet(nn.Module):
 
 def load_form_net(path: Path = WEIGHTS) -> FormNet:
     """The network as shipped, frozen, float32. Raises QwenlabError when the file does not fit."""
-    from safetensors.torch import load_file
-
-    network = FormNet()
-    try:
-        network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (OSError, RuntimeError) as error:
-        remedy = "train it with python -m qwenlab.hands.train_form_net"
-        raise QwenlabError(f"cannot load the network of forms from {path}: {remedy}") from error
-    return network.eval().requires_grad_(False)
+    return load_frozen(FormNet(), path, "the network of forms", "qwenlab.hands.train_form_net")
 
 
 class FormScore:

@@ -8,7 +8,6 @@ N crops of 16 latent channels and 6 x 6 cells, in the transformer's units.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qwenlab.flow import predict_x0
+from qwenlab.hands.networks import fit, smooth_layer
 from qwenlab.hands.regions import Region
 from qwenlab.hands.structure import crop_cells, unpack
 from qwenlab.hands.train_form_net import draw
@@ -30,10 +30,7 @@ class LatentCritic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((16, 96), (96, 96), (96, 96)):
-            layers += [nn.Conv2d(inputs, outputs, 3, 1, 1), nn.GroupNorm(8, outputs), nn.SiLU()]
-        self.body = nn.Sequential(*layers)
+        self.body = nn.Sequential(smooth_layer(16, 96), smooth_layer(96, 96), smooth_layer(96, 96))
         self.head = nn.Linear(192, 1)
 
     def forward(self, crops: Tensor) -> Tensor:
@@ -91,16 +88,11 @@ def train_critic(data: tuple[Tensor, Tensor], steps: int = 800, batch: int = 64,
     """Train a critic from nothing, on crops with a little noise, as predictions have; frozen when it comes back."""
     torch.manual_seed(SEED)
     critic = LatentCritic()
-    optimizer = torch.optim.AdamW(critic.parameters(), lr=2e-3, weight_decay=0.05)
     crops, right = data
-    started = time.monotonic()
-    for step in range(1, steps + 1):
+
+    def loss_of_step() -> Tensor:
         rows = torch.randint(len(crops), (batch,))
         shown = crops[rows] + 0.15 * torch.rand(batch, 1, 1, 1) * torch.randn(batch, *crops.shape[1:])
-        loss = F.binary_cross_entropy_with_logits(critic(shown), right[rows])
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if say and step % 200 == 0:
-            print(f"step {step}: loss {loss.item():.3f}, {time.monotonic() - started:.0f} s", flush=True)
-    return critic.eval().requires_grad_(False)
+        return F.binary_cross_entropy_with_logits(critic(shown), right[rows])
+
+    return fit(critic, loss_of_step, steps, 2e-3, say=say).requires_grad_(False)

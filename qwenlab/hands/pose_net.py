@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from qwenlab.errors import QwenlabError
+from qwenlab.hands.networks import load_frozen, smooth_layer
 
 CROP, STRIDE, JOINTS = 48, 2, 24
 HAND, FOOT = slice(0, 21), slice(21, 24)
@@ -21,19 +21,15 @@ SPREAD = 1.0  # cells; the standard deviation of a joint's spot
 WEIGHTS = Path(__file__).parent / "weights" / "pose_net.safetensors"
 
 
-def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(8, outputs), nn.SiLU())
-
-
 class PoseNet(nn.Module):
     """An hourglass of three scales with 0.4 million parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fine = nn.Sequential(_layer(3, 32), _layer(32, 48, 2), _layer(48, 48))
-        self.middle = nn.Sequential(_layer(48, 64, 2), _layer(64, 64))
-        self.coarse = nn.Sequential(_layer(64, 96, 2), _layer(96, 96), _layer(96, 64))
-        self.to_middle, self.to_fine = _layer(128, 64), _layer(112, 48)
+        self.fine = nn.Sequential(smooth_layer(3, 32), smooth_layer(32, 48, 2), smooth_layer(48, 48))
+        self.middle = nn.Sequential(smooth_layer(48, 64, 2), smooth_layer(64, 64))
+        self.coarse = nn.Sequential(smooth_layer(64, 96, 2), smooth_layer(96, 96), smooth_layer(96, 64))
+        self.to_middle, self.to_fine = smooth_layer(128, 64), smooth_layer(112, 48)
         self.grow = nn.Upsample(scale_factor=2, mode="bilinear")
         self.heat = nn.Conv2d(48, JOINTS, 1)
         nn.init.constant_(self.heat.bias, -3.0)
@@ -69,12 +65,4 @@ def joint_positions(logits: Tensor) -> Tensor:
 
 def load_pose_net(path: Path = WEIGHTS) -> PoseNet:
     """The network as shipped, frozen, float32. Raises QwenlabError when the file does not fit."""
-    from safetensors.torch import load_file
-
-    network = PoseNet()
-    try:
-        network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (OSError, RuntimeError) as error:
-        remedy = "train it with python -m qwenlab.hands.train_pose_net"
-        raise QwenlabError(f"cannot load the pose network from {path}: {remedy}") from error
-    return network.eval().requires_grad_(False)
+    return load_frozen(PoseNet(), path, "the pose network", "qwenlab.hands.train_pose_net")

@@ -1,6 +1,7 @@
-"""How much a square looks like a hand to the pose network: for choosing the best of several, never for reporting.
+"""How much a square looks like a hand to the pose network, which the structure loss trains with.
 
-A network that trains or chooses is pleased by what it chose; rates are read by the judge, which took no part.
+A network that trains is pleased by what it trained. Its score stands beside the judges' rates to show whether a way
+pleases more than it repairs; no rate is ever read by it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ from PIL import Image
 from torch import nn
 
 from qwenlab.hands.pose_net import CROP, HAND
-from qwenlab.hands.regions import Region
+from qwenlab.hands.regions import ROOM, Region
 from qwenlab.hands.squares import CONTEXT, cut
 
 HAND_PIXELS = 30  # the length at which the network, which learnt lengths of 21 to 37, is asked
-_ROOM = 1.35  # a region's side in hands
 
 
 class PoseScore:
     """Called with N upright squares and their regions: (N,) float, the mean over 21 joints of the strongest heat.
 
-    1 is sure of every joint, a shapeless blob has about 0.3. Regions of feet get 0: the network knows single feet.
+    1 is sure of every joint. Regions of feet get 0: the network knows single feet.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -31,7 +31,7 @@ class PoseScore:
 
     @torch.no_grad()
     def __call__(self, squares: Sequence[Image.Image], regions: Sequence[Region]) -> np.ndarray:
-        side = round(HAND_PIXELS * _ROOM * CONTEXT)
+        side = round(HAND_PIXELS * ROOM["hand"] * CONTEXT)
         edge = (side - CROP) // 2
         small = [square.resize((side, side), Image.Resampling.LANCZOS) for square in squares]
         crops = np.stack([np.asarray(s)[edge : edge + CROP, edge : edge + CROP] for s in small])

@@ -7,7 +7,6 @@ autoencoder. Loss: the focal loss of centre points, and the error of the sizes a
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from qwenlab import world
 from qwenlab.files import atomic_write_bytes
 from qwenlab.hands.finder import KINDS, SIZE, STRIDE, UNIT, WEIGHTS, Finder, peaks
+from qwenlab.hands.networks import fit, vary
 from qwenlab.hands.regions import Region, feet_region, hand_region
 
 SEED = 41  # of the pictures; no other part of the package draws from it
@@ -95,30 +95,21 @@ def train(steps: int, batch: int, count: int, vae: object | None, say: bool = Tr
     """Train a detector from nothing on `count` pictures; prints its progress every 100 steps."""
     torch.manual_seed(SEED)
     network = Finder()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
     pictures, maps, _ = examples(np.random.default_rng(SEED), count)
     if vae is not None:
         with torch.no_grad():
             for start in range(0, count // 3, 64):
                 part = slice(start, start + 64)
                 pictures[part] = vae.decode(vae.encode(pictures[part, :, None]).latent_dist.mode()).sample[:, :, 0]
-    started, mean = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
+
+    def loss_of_step() -> Tensor:
         rows = torch.randint(count, (batch,))
-        shown = pictures[rows] * (1 + 0.2 * (torch.rand(batch, 1, 1, 1) - 0.5)) + 0.1 * torch.randn(batch, 3, 1, 1)
-        shown, wanted = shown + 0.03 * torch.randn_like(shown), maps[rows]
+        shown, wanted = vary(pictures[rows]), maps[rows]
         if torch.rand(()) < 0.5:
             shown, wanted = mirrored(shown, wanted)
-        loss = detection_loss(network(shown), wanted)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        mean = 0.98 * mean + 0.02 * loss.item() if step > 1 else loss.item()
-        if say and step % 100 == 0:
-            print(f"step {step}: loss {mean:.4f}, {(time.monotonic() - started) / step:.2f} s a step", flush=True)
-    return network.eval()
+        return detection_loss(network(shown), wanted)
+
+    return fit(network, loss_of_step, steps, 3e-3, weight_decay=0.01, say=say)
 
 
 @torch.no_grad()

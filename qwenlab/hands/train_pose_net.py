@@ -7,7 +7,6 @@ network will meet. Loss: squared error of heat, where a spot counts as much as a
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from qwenlab import world
 from qwenlab.files import atomic_write_bytes
 from qwenlab.hands.keypoints import of_picture
+from qwenlab.hands.networks import fit, vary
 from qwenlab.hands.pose_net import CROP, JOINTS, WEIGHTS, PoseNet, heat_targets, joint_positions
 from qwenlab.hands.regions import regions
 
@@ -60,8 +60,6 @@ def train(steps: int, batch: int, vae: object | None, say: bool = True) -> PoseN
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
     network = PoseNet()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
     crops, labels = examples(rng, 8000)
     if vae is not None:
         with torch.no_grad():
@@ -70,22 +68,15 @@ def train(steps: int, batch: int, vae: object | None, say: bool = True) -> PoseN
                 latents = vae.encode(crops[part, :, None]).latent_dist.mode()
                 crops[part] = vae.decode(latents).sample[:, :, 0]
     targets = heat_targets(labels)
-    started, mean = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
+
+    def loss_of_step() -> Tensor:
         rows = torch.randint(len(crops), (batch,))
-        pictures = crops[rows] * (1 + 0.2 * (torch.rand(batch, 1, 1, 1) - 0.5)) + 0.1 * torch.randn(batch, 3, 1, 1)
-        pictures, target = pictures + 0.03 * torch.randn_like(pictures), targets[rows]
+        pictures, target = vary(crops[rows]), targets[rows]
         if torch.rand(()) < 0.5:  # the mirrored hand is the other hand, which has the same joints
             pictures, target = pictures.flip(3), target.flip(3)
-        loss = heat_loss(network(pictures), target)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        mean = 0.98 * mean + 0.02 * loss.item() if step > 1 else loss.item()
-        if say and step % 100 == 0:
-            print(f"step {step}: loss {mean:.5f}, {(time.monotonic() - started) / step:.2f} s a step", flush=True)
-    return network.eval()
+        return heat_loss(network(pictures), target)
+
+    return fit(network, loss_of_step, steps, 2e-3, weight_decay=0.01, say=say)
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ Scenes and labels as the first judge's (`qwenlab.judge.examples`), from other se
 joints, as inexactly as the detector finds them. A third of the pictures are spoilt in the way of models
 (`qwenlab.hands.melt`), and half go through the micro autoencoder. Spoilt drawings alone teach too little of the feet
 that models draw, so training goes on with 300 of those, labelled by eye (`benchmarks/data/feet_labels_judge`). None of
-them is among the labels that the judges are checked with, nor among those that `FormNet` learnt from.
+them is among the labels that the judges are checked with, nor among those that `FormNet` learnt from; LoRAs of other
+seeds drew them, of the same prompts and from the same noise.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from qwenlab import world
 from qwenlab.files import REPOSITORY, atomic_write_bytes
 from qwenlab.hands.melt import melt
+from qwenlab.hands.networks import fit, vary
 from qwenlab.hands.regions import Region, feet_region, hand_region, inexact
 from qwenlab.hands.squares import as_tensor, cut
 from qwenlab.hands.train_form_net import labelled_feet
@@ -73,7 +74,7 @@ def squares(count: int, seed: int, vae: object | None, share: float = 0.5) -> di
 
 
 def train(data: tuple[Tensor, Tensor], classes: int, steps: int, batch: int = 64, say: bool = True) -> SquareNet:
-    """Train one network from nothing; prints its progress every 200 steps."""
+    """Train one network from nothing; prints its progress every 100 steps."""
     torch.manual_seed(SEED)
     network = SquareNet(classes)
     cuts, labels = data
@@ -82,7 +83,7 @@ def train(data: tuple[Tensor, Tensor], classes: int, steps: int, batch: int = 64
         rows = torch.randint(len(cuts), (batch,))
         return cuts[rows], labels[rows]
 
-    return _optimize(network, draw_rows, steps, 1e-3, say)
+    return _fit(network, draw_rows, steps, 1e-3, say)
 
 
 def train_further(
@@ -97,33 +98,20 @@ def train_further(
         rows, others = torch.randint(len(drawn[0]), (24,)), torch.randint(len(labels), (40,))
         return torch.cat([drawn[0][rows], feet[0][others]]), torch.cat([drawn[1][rows], labels[others]])
 
-    return _optimize(network, draw_rows, steps, 3e-4, say)
+    return _fit(network, draw_rows, steps, 3e-4, say)
 
 
-def _optimize(
+def _fit(
     network: SquareNet, draw_rows: Callable[[], tuple[Tensor, Tensor]], steps: int, rate: float, say: bool
 ) -> SquareNet:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    started, right = time.monotonic(), 0.0
-    network.train()
-    for step in range(1, steps + 1):
+    def loss_of_step() -> Tensor:
         shown, labels = draw_rows()
-        count = len(shown)
-        shown = shown * (1 + 0.3 * (torch.rand(count, 1, 1, 1) - 0.5)) + 0.1 * torch.randn(count, 3, 1, 1)
-        shown = shown + 0.04 * torch.randn_like(shown)
+        shown = vary(shown, 0.3, 0.04)
         if torch.rand(()) < 0.5:
             shown = shown.flip(3)
-        logits = network(shown)
-        F.cross_entropy(logits, labels, label_smoothing=0.05).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        right = 0.99 * right + 0.01 * float((logits.argmax(1) == labels).float().mean())
-        if say and step % 200 == 0:
-            print(f"step {step}: {right:.1%} right, {(time.monotonic() - started) / step:.2f} s a step", flush=True)
-    return network.eval()
+        return F.cross_entropy(network(shown), labels, label_smoothing=0.05)
+
+    return fit(network, loss_of_step, steps, rate, clip=1.0, say=say)
 
 
 @torch.no_grad()
