@@ -31,7 +31,7 @@ from qwenlab.config import TrainConfig, read_config
 from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
 from qwenlab.generate import NEGATIVE_PROMPT
-from qwenlab.hands.captions import ARTICLE_DETAILS, article_augmentation, shows_hands
+from qwenlab.hands.captions import ARTICLE_DETAILS, article_augmentation, shows_bare_feet, shows_hands
 from qwenlab.hands.finder import WEIGHTS as FINDER
 from qwenlab.hands.finder import find_regions, load_finder
 from qwenlab.hands.form_net import FormScore, load_form_net
@@ -49,7 +49,7 @@ from qwenlab.training import TrainingSet, encode_dataset, held_out_loss, train_l
 from qwenlab.world.attributes import BACKGROUNDS, OPEN_HAND_ACTIONS
 from qwenlab.world.sample import is_reserved, write_scenes
 
-STEPS, LATE_STEPS, HAND_STEPS = 2400, 600, 700  # of the LoRA, of the late phase, of the LoRA of close-ups
+STEPS, LATE_STEPS, CLOSE_STEPS = 2400, 600, 350  # of the LoRA, of the late phase, of each LoRA of close-ups
 SAMPLER_STEPS, GUIDANCE, STRENGTH = 20, 2.5, 0.8
 PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
 STORED = REPOSITORY / "benchmarks" / "data" / "hand_repair"
@@ -67,7 +67,7 @@ class Way:
     negative: str = NEGATIVE_PROMPT
     tries: int = 1  # pictures drawn for each prompt until feet (or hands, as `choose` says) are well-formed
     choose: tuple[str, ...] = ("feet",)
-    inpaint: str = ""  # the way whose LoRA draws the squares of hands again
+    inpaint: dict[str, str] = field(default_factory=dict)  # kind of region -> the way whose LoRA draws it again
     inpaint_tries: int = 1
     seeds: tuple[int, ...] = (0,)
 
@@ -76,11 +76,12 @@ CLOSE_UPS = {"augment_hands": True}
 LATE = {
     "max_train_steps": LATE_STEPS, "use_structural_loss": True, "learning_rate": 1e-3, "warmup_steps": 0,
 }  # fmt: skip
-# A LoRA of its own that knows upright close-ups of hands and nothing else; it draws without guidance.
-HANDS = CLOSE_UPS | {
-    "hand_share": 1.0, "close_ups": ["hand"], "rank": 64, "alpha": 64.0, "caption_dropout": 0.0,
-    "max_train_steps": HAND_STEPS,
+# LoRAs of their own that know upright close-ups of one kind and nothing else; they draw without guidance.
+ALONE = CLOSE_UPS | {
+    "hand_share": 1.0, "rank": 64, "alpha": 64.0, "caption_dropout": 0.0, "max_train_steps": CLOSE_STEPS,
 }  # fmt: skip
+SQUARES = {"hand": "hands", "feet": "bare feet"}  # kind of region -> the LoRA of its close-ups
+SHOWN = {"hand": shows_hands, "feet": shows_bare_feet}  # whether a prompt asks for what such a LoRA knows
 THREE = (0, 1, 2)
 WAYS: dict[str, Way] = {
     "base": Way(),
@@ -88,9 +89,10 @@ WAYS: dict[str, Way] = {
     "augmentation": Way(CLOSE_UPS, seeds=THREE),
     "structure": Way(LATE, after="plain", seeds=THREE),
     "both": Way(LATE | CLOSE_UPS, after="augmentation", seeds=THREE),
-    "hands": Way(HANDS, seeds=THREE),
-    "recipe": Way(after="plain", tries=4, inpaint="hands", inpaint_tries=3, seeds=THREE),
-    "inpainting": Way(after="plain", inpaint="hands"),
+    "hands": Way(ALONE | {"close_ups": ["hand"]}, seeds=THREE),
+    "bare feet": Way(ALONE | {"close_ups": ["bare_feet"]}, seeds=THREE),
+    "recipe": Way(after="plain", tries=4, inpaint=SQUARES, inpaint_tries=3, seeds=THREE),
+    "inpainting": Way(after="plain", inpaint=SQUARES),
     "caption copies": Way({}, data=article_augmentation),
     "longer": Way(LATE | {"use_structural_loss": False}, after="plain"),
     "region weight": Way({"unmasked_weight": 0.3}),
@@ -99,7 +101,7 @@ WAYS: dict[str, Way] = {
     "prompt details": Way(after="plain", details=ARTICLE_DETAILS),
     "negative prompt": Way(after="plain", negative="连指手套, 长袖遮手, 手插口袋"),
     "up to 4 tries": Way(after="plain", tries=4, choose=("hand", "feet")),
-    "inpainting, no close-ups": Way(after="plain", inpaint="plain"),
+    "inpainting, no close-ups": Way(after="plain", inpaint={"hand": "plain", "feet": "plain"}),
 }
 
 
@@ -193,7 +195,7 @@ class Bench:
                 return [column.crop((0, k * side, side, (k + 1) * side)) for k in range(self.count)]
         way = WAYS[name]
         lora = self.lora(name, seed)
-        hands = self.lora(way.inpaint, seed) if way.inpaint else None  # trained now, if at all
+        inpaint = {kind: self.lora(needed, seed) for kind, needed in way.inpaint.items()}  # trained now, if at all
         started = time.perf_counter()
         if lora:
             load_lora(self.pipeline, lora)
@@ -203,16 +205,16 @@ class Bench:
             lambda drawn: self.marks(drawn, way.choose), tries=way.tries, steps=SAMPLER_STEPS, guidance=GUIDANCE,
             negative_prompt=way.negative,
         )  # fmt: skip
-        if hands:
+        for kind, of_squares in inpaint.items():
             remove_lora(self.pipeline)
-            load_lora(self.pipeline, hands)
+            load_lora(self.pipeline, of_squares)
             wanted = [
-                [region for region in found if region.kind == "hand" and shows_hands(prompt)]
+                [region for region in found if region.kind == kind and SHOWN[kind](prompt)]
                 for found, prompt in zip(find_regions(self.finder, images), self.prompts, strict=True)
             ]
             images = repair(
-                self.pipeline, images, self.prompts, range(self.count), wanted, strength=STRENGTH,
-                steps=SAMPLER_STEPS, guidance=1.0, tries=way.inpaint_tries, score=self.form,
+                self.pipeline, images, self.prompts, range(self.count), wanted, strength=STRENGTH, steps=SAMPLER_STEPS,
+                guidance=1.0, tries=way.inpaint_tries, score=self.form if way.inpaint_tries > 1 else None,
             )  # fmt: skip
         seconds = (time.perf_counter() - started) / self.count
         remove_lora(self.pipeline)
@@ -258,7 +260,7 @@ class Bench:
     def steps(self, name: str) -> dict[str, int]:
         """Steps of training of every LoRA that a way needs, those included that others go on from."""
         found: dict[str, int] = {}
-        for needed in (name, WAYS[name].inpaint):
+        for needed in (name, *WAYS[name].inpaint.values()):
             while needed:
                 if WAYS[needed].training is not None:
                     found[needed] = WAYS[needed].training.get("max_train_steps", self.config.max_train_steps)
@@ -285,12 +287,12 @@ def main() -> None:
     for name in options.ways or WAYS:
         for seed in sorted(set(WAYS[name].seeds) & set(options.seeds)):
             bench.lora(name, seed)
-            if name != "hands" and options.until != "train":
+            if name not in SQUARES.values() and options.until != "train":
                 bench.pictures(name, seed)
                 if options.until == "record":
                     bench.record(name, seed)
     if not options.ways:
-        write_table({name: way.seeds for name, way in WAYS.items() if name != "hands"})
+        write_table({name: way.seeds for name, way in WAYS.items() if name not in SQUARES.values()})
 
 
 if __name__ == "__main__":

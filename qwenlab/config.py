@@ -21,7 +21,7 @@ SECTIONS = ("model", "data", "training", "lora", "preview")
 # the code.
 CHOICES = {
     "base_precision": ("", "fp32", "bf16", "int8", "nf4"),
-    "close_ups": ("hand", "feet"),
+    "close_ups": ("hand", "feet", "bare_feet"),
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
     "loss_weighting": ("none", "sigma_sqrt", "cosmap"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),

@@ -17,15 +17,17 @@ from qwenlab.hands.finder import load_finder
 from qwenlab.hands.form_net import FormNet, FormScore, load_form_net
 from qwenlab.hands.melt import melt
 from qwenlab.hands.pose_net import load_pose_net
+from qwenlab.hands.redrawn import redrawn_feet
 from qwenlab.hands.regions import Region, feet_region, hand_region
 from qwenlab.hands.score import PoseScore
 from qwenlab.hands.squares import cut
 from qwenlab.hands.train_form_net import accuracy, examples
 from qwenlab.judge import load_judge, train_second
+from qwenlab.judge.round_trip import load_vae
 from qwenlab.judge.second import CLASSES, SquareNet, load_second_judge
 from qwenlab.judge.train_second import accuracy as second_accuracy
 from qwenlab.judge.train_second import labelled, squares
-from qwenlab.pipeline import load_pipeline
+from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
 
 OPEN = {"hands": "五指张开", "framing": "全身", "action": "举起双手", "view": "正面"}
 
@@ -184,7 +186,9 @@ def test_every_way_can_be_configured(tmp_path):
         steps = bench.steps(name)
         assert all(count > 0 for count in steps.values()) and (name == "base") == (not steps)
         assert way.seeds[0] == 0 and (not way.after or way.after in hand_repair.WAYS)
-    assert bench.steps("recipe") == {"plain": hand_repair.STEPS, "hands": hand_repair.HAND_STEPS}
+    assert bench.steps("recipe") == {
+        "plain": hand_repair.STEPS, "hands": hand_repair.CLOSE_STEPS, "bare feet": hand_repair.CLOSE_STEPS
+    }  # fmt: skip
     assert bench.steps("both") == {"both": hand_repair.LATE_STEPS, "augmentation": hand_repair.STEPS}
     prompts = [world.caption(scene) for scene in hand_repair.test_scenes(256)]
     assert sum("五指张开" in prompt for prompt in prompts) > 180
@@ -201,7 +205,9 @@ def test_labelled_feet_are_cut_and_counted(folder):
 def test_training_goes_on_with_labelled_feet():
     drawn = examples(np.random.default_rng(3), 30, None)
     feet = train_form_net.labelled_feet(train_form_net.LABELS, np.random.default_rng(0), copies=1)
-    trained = train_form_net.train_further(FormNet(), drawn, feet, 25, say=False)
+    redrawn = redrawn_feet(np.random.default_rng(1), 6, load_vae(MICRO_WEIGHTS), 48, 1.2)
+    assert redrawn[0].shape == (6, 3, 48, 48) and set(redrawn[1].tolist()) == {0.0, 1.0}
+    trained = train_form_net.train_further(FormNet(), drawn, feet, redrawn, 25, say=False)
     torch.manual_seed(0)
     fresh = FormNet()
 
@@ -212,7 +218,8 @@ def test_training_goes_on_with_labelled_feet():
     assert loss(trained) < loss(fresh)
     feet = train_form_net.labelled_feet(train_second.LABELS, np.random.default_rng(0), 64, 1.2, copies=1)
     classes = torch.where(feet[1] > 0.5, CLASSES["feet"].index("2"), CLASSES["feet"].index("ill-formed"))
-    judge = train_second.train_further(SquareNet(4), squares(20, 5, None)["feet"], feet, 20, say=False)
+    redrawn = redrawn_feet(np.random.default_rng(1), 6, load_vae(MICRO_WEIGHTS), 64, 1.2)
+    judge = train_second.train_further(SquareNet(4), squares(20, 5, None)["feet"], feet, redrawn, 20, say=False)
     with torch.no_grad():
         found = judge(feet[0]).argmax(1)
     assert (found == classes).float().mean() > 0.55

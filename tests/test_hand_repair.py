@@ -13,7 +13,7 @@ from qwenlab.dataset import Dataset, Sample, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.generate import generate
 from qwenlab.hands.augment import write_close_ups
-from qwenlab.hands.captions import article_augmentation, article_rule, close_up_caption, shows_hands
+from qwenlab.hands.captions import article_augmentation, article_rule, close_up_caption, shows_bare_feet, shows_hands
 from qwenlab.hands.diagnosis import draw_in_two_legs, redraw_from
 from qwenlab.hands.finder import Finder, find_regions, load_finder
 from qwenlab.hands.keypoints import of_picture, read_keypoints
@@ -21,7 +21,7 @@ from qwenlab.hands.pose_net import load_pose_net
 from qwenlab.hands.regions import Region, feet_region, hand_region
 from qwenlab.hands.repair import draw_until_well_formed, repair
 from qwenlab.hands.score import PoseScore
-from qwenlab.hands.squares import cut, inner_mask, joints_in_square, put_back
+from qwenlab.hands.squares import CONTEXT, above_the_edge, cut, inner_mask, joints_in_square, put_back
 from qwenlab.hands.train_finder import detection_loss, detection_rates, examples, mirrored
 from qwenlab.hands.train_finder import train as train_finder
 from qwenlab.training import train_lora
@@ -115,7 +115,7 @@ def test_a_square_goes_back_where_it_was_cut(angle, flip):
     red = np.asarray(put_back(image, Image.new("RGB", (128, 128), "red"), region))
     inside = red[118:123, 126:131]
     assert (inside == [255, 0, 0]).all() and np.array_equal(red[:40], np.asarray(image)[:40])
-    share = (np.asarray(inner_mask(128, 1.5)) == 255).mean()
+    share = (np.asarray(inner_mask(128, "hand")) == 255).mean()
     assert share == pytest.approx(1 / 1.5**2, abs=0.02)
 
 
@@ -129,8 +129,8 @@ def test_feet_have_room_for_a_third():
 
 def test_close_ups_are_cut_with_captions_and_joints(drawn, tmp_path):
     cuts = write_close_ups(read_dataset(drawn), tmp_path / "cuts", 64)
-    assert len(cuts) == 3 * (2 * 12 + 4)
-    assert len(write_close_ups(read_dataset(drawn), tmp_path / "feet", 64, ["feet"])) == 3 * 4
+    assert len(cuts) == 3 * (2 * 12 + 8)
+    assert len(write_close_ups(read_dataset(drawn), tmp_path / "feet", 64, ["feet"])) == 3 * 8
     texts = {sample.text for sample in cuts.samples}
     assert any("手部特写, 五指张开" in text for text in texts) and all("特写" in text for text in texts)
     keypoints = read_keypoints(tmp_path / "cuts")
@@ -139,6 +139,23 @@ def test_close_ups_are_cut_with_captions_and_joints(drawn, tmp_path):
             assert image.size == (64, 64)
         whole = [group for group in keypoints[sample.path.name].hands if (group[:, 2] > 0).all()]
         assert whole or "feet" in sample.path.name
+
+
+def test_bare_feet_can_be_asked_for_alone(drawn, tmp_path):
+    rows = [json.loads(line) for line in (drawn / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    for k, row in enumerate(rows):
+        row["text"] = row["text"].replace("光脚", "穿鞋") if k else row["text"].replace("穿鞋", "赤足")
+    (drawn / "captions.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    assert shows_bare_feet(rows[0]["text"]) and not shows_bare_feet(rows[1]["text"])
+    cuts = write_close_ups(read_dataset(drawn), tmp_path / "cuts", 64, ["bare_feet"])
+    assert len(cuts) == 8 and all("光脚" in sample.text for sample in cuts.samples)
+
+
+def test_squares_of_feet_end_with_the_picture():
+    low = above_the_edge(Region("feet", 60, 120, 40), 128)
+    assert low.y + low.side * CONTEXT["feet"] / 2 == 128 and above_the_edge(low, 128) == low
+    hand = Region("hand", 60, 120, 40)
+    assert above_the_edge(hand, 128) == hand
 
 
 def test_close_ups_need_keypoints_and_hands(drawn, tmp_path):
@@ -177,7 +194,7 @@ def test_training_sees_close_ups_as_often_as_it_is_told(drawn, pipeline, tmp_pat
     result = train_lora(pipeline, config, progress=False)
     assert len(seen) == 8 and all(np.isfinite(result.losses))
     assert [len(source) for source, _ in seen].count(3) == 2, "a quarter are the three pictures themselves"
-    assert len(list((tmp_path / "run" / "close_ups" / "images").iterdir())) == 3 * (2 * 12 + 4)
+    assert len(list((tmp_path / "run" / "close_ups" / "images").iterdir())) == 3 * (2 * 12 + 8)
 
 
 def test_both_sets_keep_their_own_epochs(drawn, pipeline, tmp_path):
@@ -280,6 +297,8 @@ def test_of_several_tries_the_best_is_kept(pipeline):
         return np.asarray(found[0]).mean()
 
     assert drawn(1, 4) < drawn(-1, 4)
+    kept = repair(pipeline, [image], [prompt], [0], regions, steps=4, score=lambda squares, here: np.ones(len(here)))
+    assert np.array_equal(kept[0], image), "what is good enough stays"
     with pytest.raises(ValueError, match="tries"):
         repair(pipeline, [image], [prompt], [0], regions, tries=2)
 

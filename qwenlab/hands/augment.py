@@ -18,19 +18,21 @@ from PIL import Image
 from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_text
-from qwenlab.hands.captions import close_up_caption
+from qwenlab.hands.captions import close_up_caption, shows_bare_feet
 from qwenlab.hands.keypoints import Keypoints, read_keypoints, write_keypoints
 from qwenlab.hands.regions import Region, feet_region, regions
-from qwenlab.hands.squares import CONTEXT, cut, joints_in_square
+from qwenlab.hands.squares import above_the_edge, cut, joints_in_square
 
 SEED = 7  # of the cuts
-PER_REGION = {"hand": 12, "feet": 4}  # cuts: there are more feet, and they differ less
+PER_REGION = {"hand": 12, "feet": 8}  # cuts: there are more feet, and they differ less
 
 
 def write_close_ups(
     dataset: Dataset, folder: Path, size: int, kinds: Sequence[str] = ("hand", "feet")
 ) -> Dataset:
     """Write a data set of close-ups of `size` x `size` pixels into `folder`, with captions and keypoints.
+
+    kinds: "hand", "feet", or "bare_feet", which leaves out shoes.
 
     Raises QwenlabError without keypoints.jsonl, and when no picture shows a whole hand or a pair of feet.
     """
@@ -45,11 +47,13 @@ def write_close_ups(
         with Image.open(sample.path) as opened:
             picture = opened.convert("RGB")
         for number, region in enumerate(close_up_regions(joints)):
-            for k in range(PER_REGION[region.kind] if region.kind in kinds else 0):
+            asked = region.kind in kinds or (
+                region.kind == "feet" and "bare_feet" in kinds and shows_bare_feet(sample.text)
+            )
+            for k in range(PER_REGION[region.kind] if asked else 0):
                 moved = moved_a_little(region, rng, mirror=region.kind == "feet" and k % 2 == 1)
-                if region.kind == "feet":  # not below the ground: what lies there is no picture
-                    moved = replace(moved, y=min(moved.y, picture.height - moved.side * CONTEXT / 2))
                 name = f"{sample.path.stem}-{region.kind}-{number}-{k:02d}.png"
+                moved = above_the_edge(moved, picture.height)
                 cut(picture, moved, size).save(folder / "images" / name)
                 found[name] = joints_in_square(joints, moved, size)
                 row = {"file_name": name, "text": close_up_caption(sample.text, region.kind)}

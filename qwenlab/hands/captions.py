@@ -28,6 +28,7 @@ _HIDDEN = re.compile(any_of("手套 遮手 插口袋 插兜 插袋 背着手 背
 _SHOWN = re.compile(any_of(
     "五指 手指 手掌 手心 手背 指尖 手势 挥手 招手 举手 双手 右手 左手 手部 张开双臂 比心 鼓掌 合十 敬礼".split()
 ))  # fmt: skip
+_BARE_FEET = re.compile(any_of("光脚 光着脚 赤脚 赤足 裸足".split()))
 
 
 def article_rule(caption: str) -> bool:
@@ -53,6 +54,11 @@ def shows_hands(caption: str) -> bool:
     return any(_SHOWN.search(tag) for tag in tags) and not any(_HIDDEN.search(tag) for tag in tags)
 
 
+def shows_bare_feet(caption: str) -> bool:
+    """Whether a tag of the caption says that feet are bare."""
+    return bool(_BARE_FEET.search(caption))
+
+
 def close_up_caption(caption: str, kind: str) -> str:
     """The caption of a close-up cut from a picture: who, what is seen of them, and the tags of background and style.
 
@@ -63,5 +69,5 @@ def close_up_caption(caption: str, kind: str) -> str:
     if kind == "hand":
         seen = ["手部特写", "五指张开"]
     else:
-        seen = ["足部特写", "光脚" if "光脚" in tags else "穿鞋"]
+        seen = ["足部特写", "光脚" if shows_bare_feet(caption) else "穿鞋"]
     return ", ".join(tags[:1] + seen + around)

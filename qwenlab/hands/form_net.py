@@ -59,8 +59,8 @@ class FormScore:
     @torch.no_grad()
     def __call__(self, squares: Sequence[Image.Image], regions: Sequence[Region]) -> np.ndarray:
         inner = []
-        for square in squares:
-            edge = square.width * (1 - SEEN / CONTEXT) / 2
+        for square, region in zip(squares, regions, strict=True):
+            edge = square.width * (1 - SEEN / CONTEXT[region.kind]) / 2
             box = (edge, edge, square.width - edge, square.width - edge)
             inner.append(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box))
         chances = self.network(as_tensor(inner)).sigmoid().numpy()  # (N, 2)

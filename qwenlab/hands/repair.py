@@ -8,6 +8,7 @@ upright (`qwenlab.hands.squares`), go through the stock inpainting pipeline in o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,24 @@ from PIL import Image
 from qwenlab.generate import NEGATIVE_PROMPT, generate, native_size
 from qwenlab.hands.captions import close_up_caption
 from qwenlab.hands.regions import Region
-from qwenlab.hands.squares import CONTEXT, cut, inner_mask, put_back
+from qwenlab.hands.squares import above_the_edge, cut, inner_mask, put_back
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
 # Called with squares and the region of each: how well-formed they look, (N,), higher is better.
 Score = Callable[[Sequence[Image.Image], Sequence[Region]], np.ndarray]
+SCORED = 128  # pixels of the squares that a score sees
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A region to be drawn again in a picture, with the square's caption and the seed of its noise."""
+
+    image: Image.Image
+    region: Region
+    caption: str
+    seed: int
 
 
 def repair(
@@ -48,7 +60,8 @@ def repair(
         images, prompts, seeds, regions: one of each a picture; the prompts are those of the whole pictures.
         strength: 0..1, how much noise a square gets: 1 forgets what was there.
         steps: of the sampler, of which the share `strength` is walked.
-        tries: squares drawn for each region until `score` finds one good `enough`; the best of them is kept.
+        tries: squares drawn for each region until `score` finds one good `enough`; the best is kept, and one that is
+            good enough as it is stays.
 
     Returns the pictures, RGB. Raises ValueError for several tries without a score.
     """
@@ -65,21 +78,20 @@ def repair(
         for start in range(0, len(which), batch_size):
             part = which[start : start + batch_size]
             here = [regions[i][turn] for i in part]
-            squares = [cut(done[i], region, native_size(pipeline)) for i, region in zip(part, here, strict=True)]
+            images_here, own = [done[i] for i in part], [seeds[i] + 1_000_003 * (turn + 1) for i in part]
             captions = [close_up_caption(prompts[i], region.kind) for i, region in zip(part, here, strict=True)]
-            best, marks = list(squares), np.full(len(part), -np.inf)
+            best, marks = list(images_here), _marks(score, images_here, here)
             for attempt in range(tries):
                 rest = [k for k in range(len(part)) if marks[k] < enough]
                 if not rest:
                     break
-                own = [seeds[part[k]] + 1_000_003 * (3 * attempt + turn + 1) for k in rest]
-                drawn = _draw(inpaint, [squares[k] for k in rest], [captions[k] for k in rest], own, settings)
-                found = score(drawn, [here[k] for k in rest]) if score else np.zeros(len(rest))
-                for k, square, mark in zip(rest, drawn, found, strict=True):
-                    if mark > marks[k]:
-                        best[k], marks[k] = square, mark
-            for i, square, region in zip(part, best, here, strict=True):
-                done[i] = put_back(done[i], square, region)
+                again = [_Job(images_here[k], here[k], captions[k], own[k] + 3_000_009 * attempt) for k in rest]
+                drawn = _draw(inpaint, again, native_size(pipeline), settings)
+                for k, image, mark in zip(rest, drawn, _marks(score, drawn, [here[k] for k in rest]), strict=True):
+                    if mark >= marks[k]:
+                        best[k], marks[k] = image, mark
+            for i, image in zip(part, best, strict=True):
+                done[i] = image
     return done
 
 
@@ -111,18 +123,25 @@ def draw_until_well_formed(
     return best
 
 
-def _draw(
-    inpaint: Any, squares: list[Image.Image], captions: list[str], seeds: list[int], settings: dict[str, Any]
-) -> list[Image.Image]:
-    """Squares with their inner part drawn again."""
-    size = squares[0].width
-    return inpaint(
+def _marks(score: Score | None, images: Sequence[Image.Image], regions: Sequence[Region]) -> list[float]:
+    """What `score` says of a region of each picture; -inf without a score."""
+    if score is None:
+        return [-np.inf] * len(images)
+    return list(score([cut(image, r, SCORED) for image, r in zip(images, regions, strict=True)], regions))
+
+
+def _draw(inpaint: Any, jobs: Sequence[_Job], size: int, settings: dict[str, Any]) -> list[Image.Image]:
+    """The pictures with their regions drawn again."""
+    regions = [above_the_edge(job.region, job.image.height) for job in jobs]
+    captions = [job.caption for job in jobs]
+    squares = inpaint(
         prompt=captions,
         negative_prompt=[NEGATIVE_PROMPT] * len(captions) if settings["true_cfg_scale"] > 1 else None,
-        image=squares,
-        mask_image=[inner_mask(size, CONTEXT)] * len(squares),
+        image=[cut(job.image, region, size) for job, region in zip(jobs, regions, strict=True)],
+        mask_image=[inner_mask(size, region.kind) for region in regions],
         height=size,
         width=size,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
         **settings,
     ).images
+    return [put_back(job.image, square, r) for job, square, r in zip(jobs, squares, regions, strict=True)]

@@ -31,7 +31,7 @@ class PoseScore:
 
     @torch.no_grad()
     def __call__(self, squares: Sequence[Image.Image], regions: Sequence[Region]) -> np.ndarray:
-        side = round(HAND_PIXELS * ROOM["hand"] * CONTEXT)
+        side = round(HAND_PIXELS * ROOM["hand"] * CONTEXT["hand"])
         edge = (side - CROP) // 2
         small = [square.resize((side, side), Image.Resampling.LANCZOS) for square in squares]
         crops = np.stack([np.asarray(s)[edge : edge + CROP, edge : edge + CROP] for s in small])

@@ -18,15 +18,18 @@ from torch import Tensor
 from qwenlab.hands.keypoints import Keypoints
 from qwenlab.hands.regions import Region
 
-CONTEXT = 1.5  # of a square's side, in sides of the region: what lies around a hand tells how to join it to the arm
+# Of a square's side, in sides of the region: what lies around a hand tells how to join it to the arm. The region of a
+# pair of feet has the legs in it already.
+CONTEXT = {"hand": 1.5, "feet": 1.25}
 _FINER = 4  # times more pixels while turning, against jagged edges
 
 
-def cut(image: Image.Image, region: Region, size: int, context: float = CONTEXT) -> Image.Image:
-    """The square around a region, `context` times its side, upright, as a picture of `size` x `size` pixels.
+def cut(image: Image.Image, region: Region, size: int, context: float | None = None) -> Image.Image:
+    """The square around a region, `context` (or `CONTEXT`) times its side, upright, of `size` x `size` pixels.
 
     What lies beyond the picture repeats its edge.
     """
+    context = context or CONTEXT[region.kind]
     half = math.ceil(0.75 * region.side * context)  # more than half the square's diagonal
     left, top = math.floor(region.x) - half, math.floor(region.y) - half
     rows = np.clip(np.arange(top, top + 2 * half), 0, image.height - 1)
@@ -37,25 +40,33 @@ def cut(image: Image.Image, region: Region, size: int, context: float = CONTEXT)
     return finer.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def put_back(image: Image.Image, square: Image.Image, region: Region, context: float = CONTEXT) -> Image.Image:
+def above_the_edge(region: Region, height: int) -> Region:
+    """A region of feet, moved up until its square ends with the picture: there is nothing to draw below it."""
+    if region.kind != "feet":
+        return region
+    return replace(region, y=min(region.y, height - region.side * CONTEXT["feet"] / 2))
+
+
+def put_back(image: Image.Image, square: Image.Image, region: Region) -> Image.Image:
     """The picture with `square`, as `cut` gives it, drawn over the region; the seam is soft."""
+    context = CONTEXT[region.kind]
     to_square = np.linalg.inv(_to_picture(region, square.width, context))
     to_square = to_square @ np.diag([1 / _FINER, 1 / _FINER, 1])  # from the finer picture
     finer = (image.width * _FINER, image.height * _FINER)
     drawn = _moved(square.convert("RGB"), to_square, finer).resize(image.size, Image.Resampling.LANCZOS)
-    cover = inner_mask(square.width, context).filter(ImageFilter.GaussianBlur(square.width * 0.03))
+    cover = inner_mask(square.width, region.kind).filter(ImageFilter.GaussianBlur(square.width * 0.03))
     cover = _moved(cover, to_square, finer).resize(image.size, Image.Resampling.BOX)
     result = image.convert("RGB").copy()
     result.paste(drawn, (0, 0), cover)
     return result
 
 
-def joints_in_square(joints: Keypoints, region: Region, size: int, context: float = CONTEXT) -> Keypoints:
+def joints_in_square(joints: Keypoints, region: Region, size: int) -> Keypoints:
     """Where the joints of the picture are in the square; those beyond it count as not seen.
 
     A mirrored hand stays the hand that it was: right remains right.
     """
-    to_square = np.linalg.inv(_to_picture(region, size, context))
+    to_square = np.linalg.inv(_to_picture(region, size, CONTEXT[region.kind]))
 
     def moved(points: np.ndarray) -> np.ndarray:
         places = points[..., :2] @ to_square[:2, :2].T + to_square[:2, 2]
@@ -65,10 +76,10 @@ def joints_in_square(joints: Keypoints, region: Region, size: int, context: floa
     return Keypoints((size, size), moved(joints.body), moved(joints.hands), moved(joints.feet))
 
 
-def inner_mask(size: int, context: float) -> Image.Image:
-    """White where the region itself is in a square that `cut` gives, black in the context around it."""
+def inner_mask(size: int, kind: str) -> Image.Image:
+    """White where a region of `kind` is in the square that `cut` gives, black in the context around it."""
     mask = Image.new("L", (size, size), 0)
-    half = round(size / context / 2)
+    half = round(size / CONTEXT[kind] / 2)
     mask.paste(255, (size // 2 - half, size // 2 - half, size // 2 + half, size // 2 + half))
     return mask
 

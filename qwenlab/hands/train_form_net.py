@@ -3,8 +3,9 @@
 A third of the pictures are right, a third are drawn with wrong anatomy, a third are right and then spoilt in the way
 of models (`qwenlab.hands.melt`); half go through the micro autoencoder. Squares are cut as inexactly as the detector
 finds them. Spoilt drawings alone teach too little of the feet that models draw, so training goes on with 263 of those,
-labelled by eye (`benchmarks/data/feet_labels`). None of them is among the labels that the judges are checked with; a
-LoRA of another seed drew most of them, of the same prompts and from the same noise.
+labelled by eye (`benchmarks/data/feet_labels`), and with feet as an inpainting leaves them (`qwenlab.hands.redrawn`).
+None of the labelled feet is among the labels that the judges are checked with; a LoRA of another seed drew most of
+them, of the same prompts and from the same noise.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from qwenlab.hands.finder import KINDS
 from qwenlab.hands.form_net import SEEN, SIDE, WEIGHTS, FormNet, load_form_net
 from qwenlab.hands.melt import melt
 from qwenlab.hands.networks import fit, vary
+from qwenlab.hands.redrawn import redrawn_feet
 from qwenlab.hands.regions import Region, feet_region, hand_region, inexact
-from qwenlab.hands.squares import CONTEXT, as_tensor, cut
+from qwenlab.hands.squares import as_tensor, cut
 
 SEED = 47  # of the pictures and the network
 LABELS = REPOSITORY / "benchmarks" / "data" / "feet_labels"
@@ -83,7 +85,7 @@ def labelled_feet(
 ) -> tuple[Tensor, Tensor]:
     """Feet that models drew: `copies` inexact cuts of each square (N, 3, size, size), and whether they are right (N,).
 
-    folder: squares.webp, rows of squares `CONTEXT` times as large as the feet, and labels.json ("side" in pixels,
+    folder: squares.webp, rows of squares 1.5 times as large as the feet, and labels.json ("side" in pixels,
     "columns", "count", and the numbers that are "wrong" or "unclear"; those are left out).
     """
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
@@ -97,7 +99,7 @@ def labelled_feet(
             continue
         x, y = number % columns * side, number // columns * side
         square = sheet.crop((x, y, x + side, y + side))
-        feet = Region("feet", side / 2, side / 2, side / CONTEXT)
+        feet = Region("feet", side / 2, side / 2, side / 1.5)
         squares += [cut(square, inexact(feet, rng), size, seen) for _ in range(copies)]
         right += [float(number not in wrong)] * copies
     return as_tensor(squares), torch.tensor(right)
@@ -117,17 +119,19 @@ def train(data: tuple[Tensor, Tensor, Tensor], steps: int, batch: int = 64, say:
 
 
 def train_further(
-    network: FormNet, data: tuple[Tensor, Tensor, Tensor], feet: tuple[Tensor, Tensor], steps: int, say: bool = True
+    network: FormNet, data: tuple[Tensor, Tensor, Tensor], feet: tuple[Tensor, Tensor], redrawn: tuple[Tensor, Tensor],
+    steps: int, say: bool = True,
 ) -> FormNet:
-    """Go on with labelled feet, 48 of them in a step beside 32 drawings, lest hands are forgotten."""
+    """Go on with 32 labelled and 24 redrawn feet in a step, beside 32 drawings, lest hands are forgotten."""
     torch.manual_seed(SEED)
-    squares, kinds, right = data
 
     def draw_rows() -> tuple[Tensor, Tensor, Tensor]:
-        rows, others = torch.randint(len(squares), (32,)), torch.randint(len(feet[0]), (48,))
-        of_feet = torch.full((48,), KINDS.index("feet"))
-        parts = (squares[rows], feet[0][others]), (kinds[rows], of_feet), (right[rows], feet[1][others])
-        return tuple(torch.cat(pair) for pair in parts)
+        rows = torch.randint(len(data[0]), (32,))
+        parts = [tuple(part[rows] for part in data)]
+        for (squares, right), count in ((feet, 32), (redrawn, 24)):
+            rows = torch.randint(len(squares), (count,))
+            parts.append((squares[rows], torch.full((count,), KINDS.index("feet")), right[rows]))
+        return tuple(torch.cat(same) for same in zip(*parts, strict=True))
 
     return _fit(network.requires_grad_(True), draw_rows, steps, 5e-4, say)
 
@@ -164,6 +168,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--further", type=int, default=400, help="steps with labelled feet")
+    parser.add_argument("--redrawn", type=int, default=800, help="feet as an inpainting leaves them")
     parser.add_argument("--labels", type=Path, default=LABELS)
     parser.add_argument("--from-shipped", action="store_true", help="take the shipped network for the first part")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
@@ -172,9 +177,9 @@ def main() -> None:
     data = examples(np.random.default_rng(SEED), options.pictures, vae)
     network = load_form_net() if options.from_shipped else train(data, options.steps)
     if options.further:
-        network = train_further(
-            network, data, labelled_feet(options.labels, np.random.default_rng(SEED)), options.further
-        )
+        rng = np.random.default_rng(SEED)
+        feet, redrawn = labelled_feet(options.labels, rng), redrawn_feet(rng, options.redrawn, vae, SIDE, SEEN)
+        network = train_further(network, data, feet, redrawn, options.further)
     for kind, share in accuracy(network, examples(np.random.default_rng(SEED + 1), 600, vae)).items():
         print(f"{kind}: {share:.1%} are told right from wrong")
     tensors = {name: value.bfloat16().contiguous() for name, value in network.state_dict().items()}

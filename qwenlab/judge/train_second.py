@@ -3,9 +3,10 @@
 Scenes and labels as the first judge's (`qwenlab.judge.examples`), from other seeds; squares are cut around the drawn
 joints, as inexactly as the detector finds them. A third of the pictures are spoilt in the way of models
 (`qwenlab.hands.melt`), and half go through the micro autoencoder. Spoilt drawings alone teach too little of the feet
-that models draw, so training goes on with 300 of those, labelled by eye (`benchmarks/data/feet_labels_judge`). None of
-them is among the labels that the judges are checked with, nor among those that `FormNet` learnt from; LoRAs of other
-seeds drew them, of the same prompts and from the same noise.
+that models draw, so training goes on with 300 of those, labelled by eye (`benchmarks/data/feet_labels_judge`), and with
+feet as an inpainting leaves them (`qwenlab.hands.redrawn`). None of the labelled feet is among the labels that the
+judges are checked with, nor among those that `FormNet` learnt from; LoRAs of other seeds drew them, of the same prompts
+and from the same noise.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from qwenlab import world
 from qwenlab.files import REPOSITORY, atomic_write_bytes
 from qwenlab.hands.melt import melt
 from qwenlab.hands.networks import fit, vary
+from qwenlab.hands.redrawn import redrawn_feet
 from qwenlab.hands.regions import Region, feet_region, hand_region, inexact
 from qwenlab.hands.squares import as_tensor, cut
 from qwenlab.hands.train_form_net import labelled_feet
@@ -87,16 +89,18 @@ def train(data: tuple[Tensor, Tensor], classes: int, steps: int, batch: int = 64
 
 
 def train_further(
-    network: SquareNet, drawn: tuple[Tensor, Tensor], feet: tuple[Tensor, Tensor], steps: int, say: bool = True
+    network: SquareNet, drawn: tuple[Tensor, Tensor], feet: tuple[Tensor, Tensor], redrawn: tuple[Tensor, Tensor],
+    steps: int, say: bool = True,
 ) -> SquareNet:
-    """Go on with feet that models drew and eyes labelled, 40 of them in a step beside 24 drawings."""
+    """Go on with 32 feet that models drew and eyes labelled, and 24 redrawn ones in a step, beside 24 drawings."""
     torch.manual_seed(SEED)
     right, wrong = CLASSES["feet"].index("2"), CLASSES["feet"].index("ill-formed")
-    labels = torch.where(feet[1] > 0.5, right, wrong)
+    sources = [(drawn, 24)]
+    sources += [((cuts, torch.where(good > 0.5, right, wrong)), n) for (cuts, good), n in ((feet, 32), (redrawn, 24))]
 
     def draw_rows() -> tuple[Tensor, Tensor]:
-        rows, others = torch.randint(len(drawn[0]), (24,)), torch.randint(len(labels), (40,))
-        return torch.cat([drawn[0][rows], feet[0][others]]), torch.cat([drawn[1][rows], labels[others]])
+        picks = [(source, torch.randint(len(source[0]), (count,))) for source, count in sources]
+        return tuple(torch.cat([source[k][rows] for source, rows in picks]) for k in (0, 1))
 
     return _fit(network, draw_rows, steps, 3e-4, say)
 
@@ -132,6 +136,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=5_000)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--further", type=int, default=400, help="steps with labelled feet")
+    parser.add_argument("--redrawn", type=int, default=800, help="feet as an inpainting leaves them")
     parser.add_argument("--labels", type=Path, default=LABELS)
     parser.add_argument("--from-shipped", action="store_true", help="take the shipped networks for the first part")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
@@ -143,8 +148,10 @@ def main() -> None:
     for kind, classes in CLASSES.items():
         network = shipped.get(kind) or train(data[kind], len(classes), options.steps)
         if kind == "feet" and options.further:
-            feet = labelled_feet(options.labels, np.random.default_rng(SEED), SIDE, CONTEXT["feet"])
-            network = train_further(network, data["feet"], feet, options.further)
+            rng = np.random.default_rng(SEED)
+            feet = labelled_feet(options.labels, rng, SIDE, CONTEXT["feet"])
+            redrawn = redrawn_feet(rng, options.redrawn, vae, SIDE, CONTEXT["feet"])
+            network = train_further(network, data["feet"], feet, redrawn, options.further)
         exact, formed = accuracy(network, held_out[kind], classes.index("5" if kind == "hand" else "2"))
         print(f"{kind}: {exact:.1%} of classes, {formed:.1%} of right or wrong, after the VAE", flush=True)
         tensors |= {f"{kind}.{name}": value.bfloat16().contiguous() for name, value in network.state_dict().items()}
