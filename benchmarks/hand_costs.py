@@ -26,7 +26,7 @@ from qwenlab.training import optimize
 from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode
 from qwenlab.training.training_set import prepare_data
 
-MEASURED = ("plain", "augmentation", "structure", "both", "hands")
+MEASURED = ("plain", "augmentation", "structure", "both", "hands", "bare feet")
 
 
 def loop(pipeline: object, settings: TrainConfig) -> Iterator[float]:

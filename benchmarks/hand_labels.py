@@ -6,9 +6,11 @@ close-ups, and the detector that cuts squares is the one that repairs. The pictu
     python -m benchmarks.hand_labels sheets runs/labels    # numbered squares to look at, shuffled
     python -m benchmarks.hand_labels score                 # labels.json against the readings of both judges
 
-`benchmarks/data/hand_labels` holds the pictures (WebP, a column of 100 in each file), `units.json` (which square of
-which picture a number stands for), `origin.json` (the way that drew each picture, to be opened last) and `labels.json`
-("wrong": numbers of hands or feet that are not well-formed, "unclear": left out; all others are right).
+There are two sets: `hand_labels` of several ways, none of which redraws feet, and `redrawn_labels` of the recipe and,
+a quarter, of the plain LoRA, full-body prompts alone. A folder holds the pictures (WebP, a column of 100 in each
+file), `units.json` (which square of which picture a number stands for), `origin.json` (the way that drew each picture,
+to be opened last) and `labels.json` ("wrong": numbers of hands or feet that are not well-formed, "unclear": left out;
+all others are right).
 """
 
 from __future__ import annotations
@@ -33,26 +35,33 @@ from qwenlab.judge.reading import FOLDER as JUDGE
 from qwenlab.judge.second import load_second_judge
 
 DATA = REPOSITORY / "benchmarks" / "data" / "hand_labels"
+REDRAWN = DATA.with_name("redrawn_labels")
 RESULT = REPOSITORY / "benchmarks" / "results" / "hand_labels.json"
 SEED, A_FILE, CELL, COLUMNS, ROWS = 500, 100, 160, 10, 7
 
 
-def collect(columns: dict[str, list[Image.Image]], scenes: list[world.Scene], count: int) -> None:
-    """Draw `count` pictures from those of several ways, shuffled, and write pictures, units and origin."""
+def collect(
+    columns: dict[str, list[Image.Image]], scenes: list[world.Scene], count: int, data: Path, full_body: bool = False
+) -> None:
+    """Draw `count` pictures from those of several ways, shuffled, and write pictures, units and origin into `data`.
+
+    full_body: only of prompts that ask for it, so that each shows feet.
+    """
     rng = np.random.default_rng(SEED)
     names = sorted(columns)
-    picks = [(names[k % len(names)], int(rng.integers(len(scenes)))) for k in range(2 * count)]
+    among = [k for k, s in enumerate(scenes) if not full_body or s.framing == "全身"]
+    picks = [(names[k % len(names)], among[int(rng.integers(len(among)))]) for k in range(2 * count)]
     picks = list(dict.fromkeys(picks))[:count]
     picks = [picks[k] for k in rng.permutation(len(picks))]
-    DATA.mkdir(parents=True, exist_ok=True)
+    data.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(picks), A_FILE):
         part = [columns[name][index] for name, index in picks[start : start + A_FILE]]
         column = Image.new("RGB", (part[0].width, part[0].height * len(part)))
         for k, image in enumerate(part):
             column.paste(image, (0, k * image.height))
-        column.save(DATA / f"pictures-{start // A_FILE}.webp", quality=90, method=6)
+        column.save(data / f"pictures-{start // A_FILE}.webp", quality=90, method=6)
     finder, units = load_finder(), []
-    for number, (image, (_, index)) in enumerate(zip(pictures(), picks, strict=True)):
+    for number, (image, (_, index)) in enumerate(zip(pictures(data), picks, strict=True)):
         scene = scenes[index]
         for region in find_regions(finder, [image])[0]:
             wanted = shows_hands(world.caption(scene)) if region.kind == "hand" else scene.framing == "全身"
@@ -62,14 +71,14 @@ def collect(columns: dict[str, list[Image.Image]], scenes: list[world.Scene], co
                 units.append({"picture": number, "region": asdict(region)})
     order = [k for kind in ("hand", "feet") for k in rng.permutation(len(units)).tolist()
              if units[k]["region"]["kind"] == kind]  # fmt: skip
-    atomic_write_json(DATA / "units.json", [units[k] for k in order])
-    atomic_write_json(DATA / "origin.json", [name for name, _ in picks])
+    atomic_write_json(data / "units.json", [units[k] for k in order])
+    atomic_write_json(data / "origin.json", [name for name, _ in picks])
 
 
-def pictures() -> list[Image.Image]:
+def pictures(data: Path = DATA) -> list[Image.Image]:
     """The labelled pictures, in their order."""
     found = []
-    for path in sorted(DATA.glob("pictures-*.webp")):
+    for path in sorted(data.glob("pictures-*.webp")):
         with Image.open(path) as column:
             whole = column.convert("RGB")
         side = whole.width
@@ -77,16 +86,16 @@ def pictures() -> list[Image.Image]:
     return found
 
 
-def units() -> list[tuple[int, Region]]:
+def units(data: Path = DATA) -> list[tuple[int, Region]]:
     """The labelled squares: picture and region."""
-    rows = json.loads((DATA / "units.json").read_text(encoding="utf-8"))
+    rows = json.loads((data / "units.json").read_text(encoding="utf-8"))
     return [(row["picture"], Region(**row["region"])) for row in rows]
 
 
-def draw_sheets(out: Path) -> int:
+def draw_sheets(out: Path, data: Path = DATA) -> int:
     """Write the squares, large and numbered, as PNG files; returns how many squares there are."""
     out.mkdir(parents=True, exist_ok=True)
-    images, squares = pictures(), units()
+    images, squares = pictures(data), units(data)
     for start in range(0, len(squares), COLUMNS * ROWS):
         sheet = Image.new("RGB", (COLUMNS * CELL, ROWS * CELL), "white")
         draw = ImageDraw.Draw(sheet)
@@ -99,12 +108,12 @@ def draw_sheets(out: Path) -> int:
     return len(squares)
 
 
-def score() -> dict[str, Any]:
+def score(data: Path = DATA) -> dict[str, Any]:
     """How the readings of both judges agree with the labels: confusion counts, agreement, disagreements."""
-    images, squares = pictures(), units()
-    labels = json.loads((DATA / "labels.json").read_text(encoding="utf-8"))
+    images, squares = pictures(data), units(data)
+    labels = json.loads((data / "labels.json").read_text(encoding="utf-8"))
     wrong, unclear = set(labels["wrong"]), set(labels["unclear"])
-    origin = json.loads((DATA / "origin.json").read_text(encoding="utf-8"))
+    origin = json.loads((data / "origin.json").read_text(encoding="utf-8"))
     first, second = load_judge().read(images), load_second_judge().read(images)
     result: dict[str, Any] = {}
     for judge in ("first", "second"):
@@ -151,19 +160,21 @@ def main() -> None:
     sheets.add_argument("out", type=Path)
     sheets.add_argument("--collect", nargs="+", metavar="WAY-SEED", help="take the pictures anew from the benchmark")
     sheets.add_argument("--count", type=int, default=500)
+    sheets.add_argument("--redrawn", action="store_true", help="the second set, full-body prompts alone")
     commands.add_parser("score")
     options = parser.parse_args()
     if options.command == "sheets":
+        data = REDRAWN if options.redrawn else DATA
         if options.collect:
             from benchmarks.hand_repair import Bench, config
 
             bench = Bench(REPOSITORY / "runs" / "hand_repair", 256, config())
             columns = {name: bench.pictures(*_split(name)) for name in options.collect}
-            collect(columns, bench.scenes, options.count)
-        print(f"{draw_sheets(options.out)} squares in {options.out}")
+            collect(columns, bench.scenes, options.count, data, options.redrawn)
+        print(f"{draw_sheets(options.out, data)} squares in {options.out}")
         return
-    result = score()
-    atomic_write_json(RESULT, stamp_result(result, weights=[JUDGE], config={"labels": "benchmarks/data/hand_labels"}))
+    result = score() | {f"{name}, redrawn": row for name, row in score(REDRAWN).items()}
+    atomic_write_json(RESULT, stamp_result(result, weights=[JUDGE], config={"labels": [DATA.name, REDRAWN.name]}))
     for name, row in result.items():
         print(f"{name}: {row['agreement']:.1%} of {row['right'] + row['wrong']} ({row['unread']} not read)")
         for label in ("right", "wrong"):

@@ -118,13 +118,18 @@ def spread(images: Sequence[Image.Image], regions: Sequence[Sequence[Region]]) -
 def write_table(ways: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Write `hand_repair.json`: a summary of each way (name -> seeds of training) and what it changes, from records.
 
-    Rates of hands and feet are corrected by how each judge agreed with the labels (`benchmarks.hand_labels`). Raises
-    FileNotFoundError when a record or the labels' result is missing.
+    Rates of hands and feet are corrected by how each judge agreed with the labels (`benchmarks.hand_labels`), those of
+    feet that were drawn again by the second set of labels. Raises FileNotFoundError when a record or the labels' result
+    is missing.
     """
     labels = json.loads((RESULTS / "hand_labels.json").read_text(encoding="utf-8"))
     errors = {
         f"{part}{suffix}": labels[f"{judge} judge, {kind}"]
         for kind, part in (("hand", "hands"), ("feet", "feet"))
+        for judge, suffix in (("first", ""), ("second", ", second judge"))
+    }
+    redrawn = errors | {
+        f"feet{suffix}": labels[f"{judge} judge, feet, redrawn"]
         for judge, suffix in (("first", ""), ("second", ", second judge"))
     }
     records = {
@@ -135,7 +140,8 @@ def write_table(ways: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     for name, seeds in ways.items():
         own = [records[name, seed] for seed in seeds]
         rows = [record["rows"] for record in own]
-        table[name] = summary(rows, errors) | {"seeds": list(seeds), "steps": own[0]["steps"]}
+        confused = redrawn if "bare feet" in own[0]["steps"] else errors
+        table[name] = summary(rows, confused) | {"seeds": list(seeds), "steps": own[0]["steps"]}
         for key in ("seconds_a_picture", "spread of hands", "held-out loss", "training loss"):
             values = [record[key] for record in own if key in record]
             table[name][key] = float(np.mean(values)) if values else None

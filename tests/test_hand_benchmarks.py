@@ -164,7 +164,7 @@ def test_labels_meet_both_judges(tmp_path, monkeypatch):
         "right-0": [Image.fromarray(world.render(scene).image) for scene in scenes],
         "wrong-0": [Image.fromarray(world.render(s, 128, world.Anatomy((7, "smear"))).image) for s in scenes],
     }
-    hand_labels.collect(columns, scenes, 16)
+    hand_labels.collect(columns, scenes, 16, hand_labels.DATA)
     images, found = hand_labels.pictures(), hand_labels.units()
     origin = json.loads((tmp_path / "data" / "origin.json").read_text())
     assert len(images) == len(origin) == 16 and {name for name in origin} == set(columns)
@@ -187,7 +187,7 @@ def test_every_way_can_be_configured(tmp_path):
         assert all(count > 0 for count in steps.values()) and (name == "base") == (not steps)
         assert way.seeds[0] == 0 and (not way.after or way.after in hand_repair.WAYS)
     assert bench.steps("recipe") == {
-        "plain": hand_repair.STEPS, "hands": hand_repair.CLOSE_STEPS, "bare feet": hand_repair.CLOSE_STEPS
+        "plain": hand_repair.STEPS, "hands": hand_repair.HAND_STEPS, "bare feet": hand_repair.FEET_STEPS
     }  # fmt: skip
     assert bench.steps("both") == {"both": hand_repair.LATE_STEPS, "augmentation": hand_repair.STEPS}
     prompts = [world.caption(scene) for scene in hand_repair.test_scenes(256)]

@@ -80,7 +80,8 @@ def repair(
             here = [regions[i][turn] for i in part]
             images_here, own = [done[i] for i in part], [seeds[i] + 1_000_003 * (turn + 1) for i in part]
             captions = [close_up_caption(prompts[i], region.kind) for i, region in zip(part, here, strict=True)]
-            best, marks = list(images_here), _marks(score, images_here, here)
+            best = list(images_here)
+            marks = [mark if mark >= enough else -np.inf for mark in _marks(score, images_here, here)]
             for attempt in range(tries):
                 rest = [k for k in range(len(part)) if marks[k] < enough]
                 if not rest:

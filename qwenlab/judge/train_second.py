@@ -92,11 +92,11 @@ def train_further(
     network: SquareNet, drawn: tuple[Tensor, Tensor], feet: tuple[Tensor, Tensor], redrawn: tuple[Tensor, Tensor],
     steps: int, say: bool = True,
 ) -> SquareNet:
-    """Go on with 32 feet that models drew and eyes labelled, and 24 redrawn ones in a step, beside 24 drawings."""
+    """Go on with 40 feet that models drew and eyes labelled, and 24 redrawn ones in a step, beside 16 drawings."""
     torch.manual_seed(SEED)
     right, wrong = CLASSES["feet"].index("2"), CLASSES["feet"].index("ill-formed")
-    sources = [(drawn, 24)]
-    sources += [((cuts, torch.where(good > 0.5, right, wrong)), n) for (cuts, good), n in ((feet, 32), (redrawn, 24))]
+    sources = [(drawn, 16)]
+    sources += [((cuts, torch.where(good > 0.5, right, wrong)), n) for (cuts, good), n in ((feet, 40), (redrawn, 24))]
 
     def draw_rows() -> tuple[Tensor, Tensor]:
         picks = [(source, torch.randint(len(source[0]), (count,))) for source, count in sources]
