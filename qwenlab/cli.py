@@ -161,6 +161,39 @@ def doctor(
 
 
 @app.command()
+def fuse(
+    files: Annotated[list[str], typer.Argument(help="LoRA files with weights, such as fox.safetensors:0.8")],
+    out: Annotated[Path, typer.Option(help="New .safetensors file")],
+    method: Annotated[
+        str, typer.Option(help="concat (exact), svd, average (wrong), ties, dare, knots, core or orthogonal")
+    ] = "concat",
+    rank: Annotated[int | None, typer.Option(help="Of the result; svd, ties and dare need it")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16, which rounds")] = "float32",
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Take layers that only some files have from those")
+    ] = False,
+) -> None:
+    """Merge LoRA files into one, layer by layer."""
+    from rich.progress import Progress
+
+    from qwenlab.fusion import fuse as merge
+    from qwenlab.fusion import parse_source
+
+    sources = [parse_source(text) for text in files]
+    with Progress() as bar:
+        task = bar.add_task("fusing layers", total=None)
+        result = merge(
+            sources, out, method=method, rank=rank, dtype=dtype, allow_partial=allow_partial,
+            on_layer=lambda total: bar.update(task, total=total, advance=1),
+        )  # fmt: skip
+    typer.echo(f"{result.layers} layers of {len(sources)} files in {result.path}")
+    if result.kept:
+        worst = min(result.kept, key=result.kept.get)
+        mean = sum(result.kept.values()) / len(result.kept)
+        typer.echo(f"rank {rank} keeps {mean:.1%} of the energy of a layer; least in {worst}: {result.kept[worst]:.1%}")
+
+
+@app.command()
 def tour(
     out: Annotated[Path, typer.Option(help="Folder for the executed copies and the page")] = Path("build"),
 ) -> None:
