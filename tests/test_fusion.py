@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -23,7 +24,10 @@ from qwenlab.fusion.methods import (
     ties,
 )
 from qwenlab.fusion.stream import write_tensors
+from qwenlab.generate import generate
+from qwenlab.lora import inject_lora, target_modules
 from qwenlab.lora_files.reading import open_tensors, read_factors, read_lora
+from qwenlab.lora_io import load_lora, remove_lora, save_lora
 
 SHAPES = {
     "transformer_blocks.0.attn.to_q": (192, 192),
@@ -289,3 +293,39 @@ def test_the_command_fuses_and_reports(tmp_path):
     assert "4 layers of 2 files" in text and "rank 3 keeps" in text and out.is_file()
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and "exists already" in " ".join(again.output.split())
+
+
+def trained_like(pipeline, path, rank, alpha, seed):
+    """A LoRA of the pipeline's transformer, with factors that change its pictures, saved as training saves it."""
+    parameters = inject_lora(pipeline.transformer, target_modules(["attention+mlp"]), rank=rank, alpha=alpha, seed=seed)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if "lora_B" in name:
+                parameter.copy_( torch.randn(parameter.shape, generator=rng))
+    save_lora(pipeline, path)
+    remove_lora(pipeline)
+    return path
+
+
+def test_the_stock_pipeline_draws_the_same_with_one_file_as_with_two_adapters(pipeline, tmp_path):
+    names = ("fox", "ink")
+    paths = [trained_like(pipeline, tmp_path / f"{n}.safetensors", 3 + k, 6.0 + k, k) for k, n in enumerate(names)]
+
+    def pictures():
+        return np.stack(generate(pipeline, ["1女孩, 挥手", "1女孩"], [5, 6], steps=4, guidance=2.0)).astype(int)
+
+    base = pictures()
+    for path in paths:
+        pipeline.load_lora_weights(tmp_path, weight_name=path.name, adapter_name=path.stem)
+    pipeline.set_adapters(list(names), [0.8, -0.5])
+    wanted = pictures()
+    pipeline.unload_lora_weights()
+    sources = [Source(paths[0], 0.8), Source(paths[1], -0.5)]
+    difference = {}
+    for name, rank in (("sum", None), ("whole", 7), ("small", 1)):
+        load_lora(pipeline, fuse(sources, tmp_path / f"{name}.safetensors", rank=rank).path)
+        difference[name] = np.abs(pictures() - wanted).max()
+        remove_lora(pipeline)
+    assert np.abs(base - wanted).max() > 10
+    assert difference["sum"] <= 1 and difference["whole"] <= 1 < difference["small"]
