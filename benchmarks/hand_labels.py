@@ -6,8 +6,8 @@ close-ups, and the detector that cuts squares is the one that repairs. The pictu
     python -m benchmarks.hand_labels sheets runs/labels    # numbered squares to look at, shuffled
     python -m benchmarks.hand_labels score                 # labels.json against the readings of both judges
 
-There are two sets: `hand_labels` of several ways, none of which redraws feet, and `redrawn_labels` of the recipe and,
-a quarter, of the plain LoRA, full-body prompts alone. A folder holds the pictures (WebP, a column of 100 in each
+There are two sets: `hand_labels` of several ways, none of which redraws feet, and `redrawn_labels` of the recipe and
+the plain LoRA, full-body prompts alone. A folder holds the pictures (WebP, a column of 100 in each
 file), `units.json` (which square of which picture a number stands for), `origin.json` (the way that drew each picture,
 to be opened last) and `labels.json` ("wrong": numbers of hands or feet that are not well-formed, "unclear": left out;
 all others are right).
