@@ -234,7 +234,7 @@ class Bench:
 
     def record(self, name: str, seed: int) -> dict[str, Any]:
         """All that is measured of a way with one seed of training: from `RECORDS`, or anew."""
-        path = RECORDS / f"{name}-{seed}.json".replace(" ", "-")
+        path = record_path(name, seed)
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         images = self.pictures(name, seed)
@@ -276,6 +276,16 @@ class Bench:
         return encode_dataset(self.pipeline, read_dataset(folder), self.config, self.work / "cache")
 
 
+def record_path(name: str, seed: int) -> Path:
+    """Where the record of a way with one seed of training lies."""
+    return RECORDS / f"{name}-{seed}.json".replace(" ", "-")
+
+
+def recorded(name: str, seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds of a way of which there are records."""
+    return tuple(seed for seed in seeds if record_path(name, seed).exists())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[], help="make these, and write no result")
@@ -283,7 +293,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256, help="prompts")
     parser.add_argument("--until", choices=("train", "draw", "record"), default="record")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "hand_repair")
+    parser.add_argument("--table", action="store_true", help="write the table of what is recorded, make nothing")
     options = parser.parse_args()
+    if options.table:
+        write_table({name: seeds for name, way in WAYS.items() if (seeds := recorded(name, way.seeds))})
+        return
     bench = Bench(options.work, options.count, config())
     for name in options.ways or WAYS:
         for seed in sorted(set(WAYS[name].seeds) & set(options.seeds)):

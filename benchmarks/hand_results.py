@@ -119,19 +119,18 @@ def write_table(ways: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Write `hand_repair.json`: a summary of each way (name -> seeds of training) and what it changes, from records.
 
     Rates of hands and feet are corrected by how each judge agreed with the labels (`benchmarks.hand_labels`), those of
-    feet that were drawn again by the second set of labels. Raises FileNotFoundError when a record or the labels' result
-    is missing.
+    ways that draw hands and feet again by the second set of labels. Raises FileNotFoundError when a record or the
+    labels' result is missing.
     """
     labels = json.loads((RESULTS / "hand_labels.json").read_text(encoding="utf-8"))
-    errors = {
-        f"{part}{suffix}": labels[f"{judge} judge, {kind}"]
-        for kind, part in (("hand", "hands"), ("feet", "feet"))
-        for judge, suffix in (("first", ""), ("second", ", second judge"))
-    }
-    redrawn = errors | {
-        f"feet{suffix}": labels[f"{judge} judge, feet, redrawn"]
-        for judge, suffix in (("first", ""), ("second", ", second judge"))
-    }
+    errors, redrawn = (
+        {
+            f"{part}{suffix}": labels[f"{judge} judge, {kind}{which}"]
+            for kind, part in (("hand", "hands"), ("feet", "feet"))
+            for judge, suffix in (("first", ""), ("second", ", second judge"))
+        }
+        for which in ("", ", redrawn")
+    )
     records = {
         (name, seed): json.loads((RECORDS / f"{name}-{seed}.json".replace(" ", "-")).read_text(encoding="utf-8"))
         for name, seeds in ways.items() for seed in seeds

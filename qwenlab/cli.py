@@ -194,6 +194,30 @@ def fuse(
 
 
 @app.command()
+def resize(
+    file: Annotated[Path, typer.Argument(help="LoRA file (.safetensors) of any trainer")],
+    out: Annotated[Path, typer.Option(help="New .safetensors file")],
+    rank: Annotated[int | None, typer.Option(help="Of every layer; more than the file's changes nothing else")] = None,
+    energy: Annotated[float | None, typer.Option(help="Or: the share to keep, 0.95; each layer gets its rank")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or bfloat16, which rounds")] = "float32",
+) -> None:
+    """Write a LoRA in another rank: smaller with the least loss, or larger without any."""
+    from rich.progress import Progress
+
+    from qwenlab.resize import resize as change
+
+    with Progress() as bar:
+        task = bar.add_task("layers", total=None)
+        result = change(
+            file, out, rank=rank, energy=energy, dtype=dtype,
+            on_layer=lambda total: bar.update(task, total=total, advance=1),
+        )  # fmt: skip
+    ranks, worst = sorted(result.ranks.values()), min(result.kept, key=result.kept.get)
+    typer.echo(f"{len(ranks)} layers of rank {ranks[0]} to {ranks[-1]} in {result.path}")
+    typer.echo(f"least energy kept: {result.kept[worst]:.1%}, in {worst}")
+
+
+@app.command()
 def tour(
     out: Annotated[Path, typer.Option(help="Folder for the executed copies and the page")] = Path("build"),
 ) -> None:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from qwenlab.cli import app
 from qwenlab.errors import QwenlabError
 from qwenlab.fusion import METHODS, Source, files, fuse, parse_source
 from qwenlab.fusion.methods import (
     average_factors,
-    compress,
     concatenate,
     core_space,
     cross_terms,
@@ -26,63 +27,10 @@ from qwenlab.fusion.methods import (
 from qwenlab.fusion.stream import write_tensors
 from qwenlab.generate import generate
 from qwenlab.lora import inject_lora, target_modules
-from qwenlab.lora_files.reading import open_tensors, read_factors, read_lora
+from qwenlab.lora_files.reading import read_lora
 from qwenlab.lora_io import load_lora, remove_lora, save_lora
-
-SHAPES = {
-    "transformer_blocks.0.attn.to_q": (192, 192),
-    "transformer_blocks.0.img_mlp.net.0.proj": (768, 192),
-    "transformer_blocks.0.img_mlp.net.2": (192, 768),
-    "transformer_blocks.1.attn.to_q": (192, 192),
-}
-KINDS = ("random", "decaying", "deficient", "duplicated")
-
-
-def factors(kind, d, k, rank, seed):
-    """Two LoRAs (A, B): random, with a falling spectrum as training leaves, rank-deficient, or twice the same."""
-    rng = torch.Generator().manual_seed(seed)
-    pairs = [(torch.randn(rank, k, generator=rng), torch.randn(d, rank, generator=rng)) for _ in range(2)]
-    if kind == "decaying":
-        pairs = [(a * 0.6 ** torch.arange(rank)[:, None], b) for a, b in pairs]
-    if kind == "deficient":
-        pairs = [(a.index_fill(0, torch.tensor([rank - 1]), 0.0), b) for a, b in pairs]
-    return [pairs[0], pairs[0]] if kind == "duplicated" else pairs
-
-
-def dense(pairs):
-    return sum(b.double() @ a.double() for a, b in pairs)
-
-
-def product(pair):
-    return pair[1].double() @ pair[0].double()
-
-
-def write_lora(path, rank=4, seed=0, dtype=torch.float32, alpha=None, layers=SHAPES, kind="random", which=0):
-    """A LoRA file: in the diffusers layout, or with alpha in the kohya layout."""
-    state = {}
-    for number, name in enumerate(layers):
-        a, b = factors(kind, *SHAPES[name], rank, seed * 100 + number)[which]
-        if alpha is None:
-            state[f"transformer.{name}.lora_A.weight"], state[f"transformer.{name}.lora_B.weight"] = a, b
-        else:
-            stem = "lora_unet_" + name.replace(".", "_")
-            state |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": torch.tensor(alpha)}
-    save_file({key: value.to(dtype).contiguous() for key, value in state.items()}, path)
-    return path
-
-
-def updates(path):
-    """layer -> update as the file means it, float64."""
-    lora = read_lora(path)
-    with open_tensors(lora.path) as file:
-        return {
-            name: layer.scaling * product(read_factors(file, layer)) for name, layer in lora.layers.items()
-        }
-
-
-def relative(found, wanted):
-    return float((found - wanted).norm() / wanted.norm())
-
+from qwenlab.rank import compress
+from tests.lora_factors import KINDS, SHAPES, dense, factors, product, relative, updates, write_lora
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
@@ -280,10 +228,6 @@ def test_files_are_whole_or_absent(tmp_path):
 
 
 def test_the_command_fuses_and_reports(tmp_path):
-    from typer.testing import CliRunner
-
-    from qwenlab.cli import app
-
     a, b = (write_lora(tmp_path / f"{k}.safetensors", seed=k) for k in range(2))
     out = tmp_path / "c.safetensors"
     arguments = ["fuse", f"{a}:0.8", f"{b}:0.4", "--rank", "3", "--method", "svd", "--out", str(out)]

@@ -16,9 +16,7 @@ from torch import Tensor
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file
 from qwenlab.fusion.methods import (
-    Pair,
     average_factors,
-    compress,
     concatenate,
     core_space,
     dare,
@@ -28,6 +26,7 @@ from qwenlab.fusion.methods import (
 )
 from qwenlab.fusion.stream import write_tensors
 from qwenlab.lora_files.reading import LoraFile, open_tensors, read_factors, read_lora
+from qwenlab.rank import Pair, compress
 
 #: What `fuse` can do; the second entry says whether the method needs a rank.
 METHODS: Mapping[str, tuple[Callable[..., Pair], bool]] = {
@@ -103,7 +102,8 @@ def fuse(
     Raises QwenlabError, before anything is written, for files of different models, for what is no plain LoRA, for
     layers that are missing, for NaN (while writing), and for an `out` that exists.
     """
-    out, loras = Path(out), _read(sources, out)
+    out = Path(out)
+    loras = read_plain(sources, out)
     _check_choices(method, rank, dtype)
     layers = _common_layers(loras, allow_partial)
     kept: dict[str, float] = {}
@@ -114,7 +114,7 @@ def fuse(
         def tensors() -> Iterator[tuple[str, Tensor]]:
             for layer in layers:
                 pairs = [
-                    _pair(file, lora, source, layer)
+                    scaled_pair(file, lora, source, layer)
                     for file, lora, source in zip(files, loras, sources, strict=True) if layer in lora.layers
                 ]  # fmt: skip
                 (a, b), share = _merge(pairs, method, rank)
@@ -136,7 +136,8 @@ def _merge(pairs: Sequence[Pair], method: str, rank: int | None) -> tuple[Pair, 
     return compress(pair, rank) if rank else (pair, None)
 
 
-def _pair(file: Any, lora: LoraFile, source: Source, name: str) -> Pair:
+def scaled_pair(file: Any, lora: LoraFile, source: Source, name: str) -> Pair:
+    """A layer's factors, float32, scaling and weight in B. Raises QwenlabError for NaN and infinity."""
     layer = lora.layers[name]
     a, b = (factor.float() for factor in read_factors(file, layer))
     if not (a.isfinite().all() and b.isfinite().all()):
@@ -144,9 +145,10 @@ def _pair(file: Any, lora: LoraFile, source: Source, name: str) -> Pair:
     return a, b * (layer.scaling * source.weight_of(name))
 
 
-def _read(sources: Sequence[Source], out: Path) -> list[LoraFile]:
+def read_plain(sources: Sequence[Source], out: Path) -> list[LoraFile]:
+    """The headers of plain LoRAs of one model. Raises QwenlabError for others, and for an `out` that exists."""
     if not sources:
-        raise QwenlabError("fuse: give at least one LoRA file, such as style.safetensors:0.8")
+        raise QwenlabError("give at least one LoRA file, such as style.safetensors:0.8")
     if out.suffix != ".safetensors":
         raise QwenlabError(f"--out {out}: end the name in .safetensors")
     if out.exists():

@@ -14,28 +14,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-Pair = tuple[Tensor, Tensor]  # A (r, k), B (d, r)
+from qwenlab.rank import Pair
+
 DENSE_SVD = 1024  # up to this many rows or columns the SVD of a dense update is exact, beyond it randomised
 
 
 def concatenate(pairs: Sequence[Pair]) -> Pair:
     """The exact sum: A_i stacked (R, k), B_i side by side (d, R)."""
     return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], 1)
-
-
-def compress(pair: Pair, rank: int) -> tuple[Pair, float]:
-    """The best approximation of B A of rank at most `rank`, and the share of its energy that is kept (1 if B A is 0).
-
-    QR of both factors, SVD of the R x R core between them: the (d, k) matrix is never formed.
-    """
-    a, b = pair
-    q_b, r_b = torch.linalg.qr(b.double())
-    q_a, r_a = torch.linalg.qr(a.double().mT)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.mT, full_matrices=False)
-    energy = s.square()
-    kept = float(energy[:rank].sum() / energy.sum()) if energy.sum() > 0 else 1.0
-    root = s[:rank].sqrt()
-    return ((root[:, None] * vh[:rank] @ q_a.mT).float(), (q_b @ u[:, :rank] * root).float()), kept
 
 
 def average_factors(pairs: Sequence[Pair]) -> Pair:
