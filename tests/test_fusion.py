@@ -32,6 +32,7 @@ from qwenlab.lora_io import load_lora, remove_lora, save_lora
 from qwenlab.rank import compress
 from tests.lora_factors import KINDS, SHAPES, dense, factors, product, relative, updates, write_lora
 
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_of_all_sorts_are_summed_exactly_and_compressed_optimally(kind, dtype, tmp_path):
@@ -273,3 +274,15 @@ def test_the_stock_pipeline_draws_the_same_with_one_file_as_with_two_adapters(pi
         remove_lora(pipeline)
     assert np.abs(base - wanted).max() > 10
     assert difference["sum"] <= 1 and difference["whole"] <= 1 < difference["small"]
+
+
+def test_the_speed_benchmark_compares_equal_results(tmp_path, monkeypatch):
+    from benchmarks import fusion_speed
+
+    words = ["x", "--width", "192", "--blocks", "2", "--rank", "4", "--out", str(tmp_path / "r")]
+    monkeypatch.setattr("sys.argv", words)
+    fusion_speed.main()
+    result = json.loads((tmp_path / "r").read_text())
+    for shape in ("192 x 192", "192 x 768", "768 x 192"):
+        assert result[shape]["difference"] < 1e-5
+    assert result["files"]["layers"] == 28 and result["files"]["anonymous_gib"] > 0
