@@ -24,6 +24,7 @@ from qwenlab.fusion.methods import (
     orthogonal,
     ties,
 )
+from qwenlab.fusion.sampling import composing, switching
 from qwenlab.fusion.stream import write_tensors
 from qwenlab.generate import generate
 from qwenlab.lora import inject_lora, target_modules
@@ -286,3 +287,31 @@ def test_the_speed_benchmark_compares_equal_results(tmp_path, monkeypatch):
     for shape in ("192 x 192", "192 x 768", "768 x 192"):
         assert result[shape]["difference"] < 1e-5
     assert result["files"]["layers"] == 28 and result["files"]["anonymous_gib"] > 0
+
+
+def test_adapters_take_turns_or_share_every_step(pipeline, tmp_path):
+    names = ("fox", "ink")
+    for path in [trained_like(pipeline, tmp_path / f"{n}.safetensors", 3, 6.0, k) for k, n in enumerate(names)]:
+        pipeline.load_lora_weights(tmp_path, weight_name=path.name, adapter_name=path.stem)
+
+    def picture():
+        return np.asarray(generate(pipeline, "1女孩, 挥手", 5, steps=4, guidance=2.0)).astype(int)
+
+    alone = {}
+    for name in names:
+        pipeline.set_adapters([name], [0.8])
+        alone[name] = picture()
+    pipeline.set_adapters(list(names), [0.8, 0.8])
+    joined, both = picture(), {"fox": 0.8, "ink": 0.8}
+    for way in (switching, composing):
+        with way(pipeline, {"fox": 0.8}):
+            assert np.abs(picture() - alone["fox"]).max() <= 1
+        with way(pipeline, both):
+            mixed, again = picture(), picture()
+        assert np.array_equal(mixed, again), "every picture starts with the first adapter"
+        assert min(np.abs(mixed - other).max() for other in (alone["fox"], alone["ink"], joined)) > 1
+        assert np.abs(picture() - joined).max() <= 1, "afterwards both are active again"
+        with pytest.raises(ValueError, match="at least one"), way(pipeline, {}):
+            pass
+    with switching(pipeline, both, every=4):
+        assert np.abs(picture() - alone["fox"]).max() <= 1, "the first four steps are all there are"
