@@ -31,7 +31,7 @@ from benchmarks.hand_results import RECORDS, read_pictures, spread, write_table
 from qwenlab import world
 from qwenlab.config import TrainConfig, read_config
 from qwenlab.dataset import Dataset, read_dataset
-from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
+from qwenlab.files import REPOSITORY, atomic_write_bytes, atomic_write_json, atomic_write_text, stamp_result
 from qwenlab.generate import NEGATIVE_PROMPT
 from qwenlab.hands.captions import ARTICLE_DETAILS, article_augmentation, shows_bare_feet, shows_hands
 from qwenlab.hands.finder import WEIGHTS as FINDER
@@ -47,6 +47,7 @@ from qwenlab.judge.reading import FOLDER as JUDGE
 from qwenlab.judge.second import load_second_judge
 from qwenlab.lora_io import load_lora, remove_lora
 from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
+from qwenlab.show import encode_image
 from qwenlab.training import TrainingSet, encode_dataset, held_out_loss, train_lora
 from qwenlab.world.attributes import BACKGROUNDS, OPEN_HAND_ACTIONS
 from qwenlab.world.sample import is_reserved, write_scenes
@@ -223,7 +224,7 @@ class Bench:
         for k, image in enumerate(images):
             column.paste(image, (0, k * image.height))
         atomic_write_json(path.with_suffix(".json"), {"seconds_a_picture": seconds})
-        column.save(path)
+        atomic_write_bytes(path, encode_image(column, ".png"))
         print(f"{name}, seed {seed}: drawn, {seconds:.2f} s a picture", flush=True)
         return images
 
@@ -255,7 +256,8 @@ class Bench:
         }  # fmt: skip
         command = f"python -m benchmarks.hand_repair --ways '{name}' --seeds {seed}"
         weights = [JUDGE, FINDER.parent, MICRO_WEIGHTS]
-        atomic_write_json(path, stamp_result(record, weights=weights, config=described, command=command))
+        stamped = stamp_result(record, weights=weights, config=described, command=command)
+        atomic_write_text(path, json.dumps(stamped, ensure_ascii=False) + "\n")  # 256 rows: not one line a number
         return record
 
     def steps(self, name: str) -> dict[str, int]:

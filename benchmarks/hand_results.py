@@ -100,12 +100,17 @@ def summary(
         table = share(rows, name)
         right, total = table.sum(0).astype(int).tolist()
         result[name] = vars(rate(right, total)) if total else None
-        if name in errors and total:
+        if name in errors and total and _better_than_chance(errors[name]):
             result[name + ", corrected"] = vars(corrected_rate([tuple(pair) for pair in table], errors[name]))
     for name in ("pose score", "form score, hands", "form score, feet"):
         values = [value for of_seed in rows for row in of_seed for value in row[name]]
         result[name] = {"mean": float(np.mean(values)), "count": len(values)} if values else None
     return result
+
+
+def _better_than_chance(errors: Mapping[str, int]) -> bool:
+    """Whether a judge's readings can be corrected at all: the first calls every pair of feet right."""
+    return errors["right_read_right"] / errors["right"] + errors["wrong_read_wrong"] / errors["wrong"] > 1
 
 
 def spread(images: Sequence[Image.Image], regions: Sequence[Sequence[Region]]) -> float:
