@@ -157,22 +157,22 @@ def test_pictures_are_read_as_their_prompts_ask():
     assert hand_results.spread(images[:2], [[hand_region(j) for j in rendering(k).hands] for k in range(2)]) > 0
 
 
-def test_labels_meet_both_judges(tmp_path, monkeypatch):
-    monkeypatch.setattr(hand_labels, "DATA", tmp_path / "data")
+def test_labels_meet_both_judges(tmp_path):
+    data = tmp_path / "data"
     scenes = hand_repair.test_scenes(12)
     columns = {
         "right-0": [Image.fromarray(world.render(scene).image) for scene in scenes],
         "wrong-0": [Image.fromarray(world.render(s, 128, world.Anatomy((7, "smear"))).image) for s in scenes],
     }
-    hand_labels.collect(columns, scenes, 16, hand_labels.DATA)
-    images, found = hand_labels.pictures(), hand_labels.units()
+    hand_labels.collect(columns, scenes, 16, data)
+    images, found = hand_labels.pictures(data), hand_labels.units(data)
     origin = json.loads((tmp_path / "data" / "origin.json").read_text())
     assert len(images) == len(origin) == 16 and {name for name in origin} == set(columns)
-    assert hand_labels.draw_sheets(tmp_path / "sheets") == len(found) > 10
+    assert hand_labels.draw_sheets(tmp_path / "sheets", data) == len(found) > 10
     assert (tmp_path / "sheets" / "sheet-00.png").is_file()
     wrong = [k for k, (which, region) in enumerate(found) if region.kind == "hand" and origin[which] == "wrong-0"]
     (tmp_path / "data" / "labels.json").write_text(json.dumps({"wrong": wrong, "unclear": []}))
-    result = hand_labels.score()
+    result = hand_labels.score(data)
     assert result["first judge, hand"]["agreement"] > 0.8 and result["second judge, feet"]["agreement"] > 0.8
     assert result["first judge, hand"]["wrong"] > 0
     assert hand_labels._nearest([(10.0, 10.0, "5"), (60.0, 60.0, "3")], Region("hand", 58, 61, 20)) == "3"
