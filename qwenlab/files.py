@@ -10,12 +10,13 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qwenlab.errors import QwenlabError
 
@@ -30,12 +31,20 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> Path:
     The bytes go to a temporary file in the same folder, are forced to disk, and take the name in one step.
     Missing parent folders are made. Returns the path. Raises OSError when the folder cannot be written.
     """
+    with atomic_open(path) as file:
+        file.write(data)
+    return Path(path)
+
+
+@contextmanager
+def atomic_open(path: str | Path) -> Iterator[BinaryIO]:
+    """As `atomic_write_bytes`, for what is written piece by piece: a file opened for it, named when the block ends."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes the file private to its owner
@@ -49,7 +58,6 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> Path:
             os.fsync(folder)
         finally:
             os.close(folder)
-    return path
 
 
 def atomic_write_text(path: str | Path, text: str) -> Path:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from qwenlab.errors import QwenlabError
-from qwenlab.fusion.files import BASE_MODEL, DTYPES, Source, read_plain, scaled_pair
-from qwenlab.fusion.stream import write_tensors
+from qwenlab.fusion.files import BASE_MODEL, Source, check_dtype, read_plain, scaled_pair, write_layers
 from qwenlab.lora_files.reading import open_tensors
-from qwenlab.rank import compress, grow, rank_for
+from qwenlab.rank import Pair, compress, grow, rank_for
 
 
 @dataclass(frozen=True)
@@ -50,29 +47,24 @@ def resize(
         raise QwenlabError(f"--rank {rank}: must be at least 1")
     if energy is not None and not 0 < energy <= 1:
         raise QwenlabError(f"--energy {energy}: must be more than 0 and at most 1")
-    if dtype not in DTYPES:
-        raise QwenlabError(f"--dtype {dtype!r}: unknown; choose from {', '.join(DTYPES)}")
+    check_dtype(dtype)
     source, out = Source(Path(file)), Path(out)
     (lora,) = read_plain([source], out)
     ranks: dict[str, int] = {}
     kept: dict[str, float] = {}
-    names = [f"transformer.{layer}.lora_{side}.weight" for layer in lora.layers for side in "AB"]
 
-    def tensors() -> Iterator[tuple[str, Tensor]]:
-        for number, layer in enumerate(lora.layers):
-            pair = scaled_pair(opened, lora, source, layer)
-            wanted = rank or rank_for(pair, energy)
-            if wanted > len(pair[0]):
-                (a, b), share = grow(pair, wanted, seed=number), 1.0
-            else:
-                (a, b), share = compress(pair, wanted)
-            ranks[layer], kept[layer] = len(a), share
-            yield f"transformer.{layer}.lora_A.weight", a.to(DTYPES[dtype])
-            yield f"transformer.{layer}.lora_B.weight", b.to(DTYPES[dtype])
-            on_layer(len(lora.layers))
+    def resized(layer: str) -> Pair:
+        pair = scaled_pair(opened, lora, source, layer)
+        wanted = rank or rank_for(pair, energy)
+        if wanted > len(pair[0]):
+            pair, kept[layer] = grow(pair, wanted, seed=len(ranks)), 1.0
+        else:
+            pair, kept[layer] = compress(pair, wanted)
+        ranks[layer] = len(pair[0])
+        return pair
 
     base = {BASE_MODEL: lora.metadata[BASE_MODEL]} if BASE_MODEL in lora.metadata else {}
     made = {"format": "pt", "qwenlab.resized": f"rank {rank}" if rank else f"energy {energy}"}
     with open_tensors(lora.path) as opened:
-        write_tensors(out, names, tensors(), made | base)
+        write_layers(out, list(lora.layers), resized, made | base, dtype, on_layer)
     return Resized(out, ranks, kept)

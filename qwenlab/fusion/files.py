@@ -107,25 +107,37 @@ def fuse(
     _check_choices(method, rank, dtype)
     layers = _common_layers(loras, allow_partial)
     kept: dict[str, float] = {}
-    names = [f"transformer.{layer}.lora_{side}.weight" for layer in layers for side in "AB"]
     with ExitStack() as stack:
         files = [stack.enter_context(open_tensors(lora.path)) for lora in loras]
 
-        def tensors() -> Iterator[tuple[str, Tensor]]:
-            for layer in layers:
-                pairs = [
-                    scaled_pair(file, lora, source, layer)
-                    for file, lora, source in zip(files, loras, sources, strict=True) if layer in lora.layers
-                ]  # fmt: skip
-                (a, b), share = _merge(pairs, method, rank)
-                if share is not None:
-                    kept[layer] = share
-                yield f"transformer.{layer}.lora_A.weight", a.to(DTYPES[dtype])
-                yield f"transformer.{layer}.lora_B.weight", b.to(DTYPES[dtype])
-                on_layer(len(layers))
+        def merged(layer: str) -> Pair:
+            pairs = [
+                scaled_pair(file, lora, source, layer)
+                for file, lora, source in zip(files, loras, sources, strict=True) if layer in lora.layers
+            ]  # fmt: skip
+            pair, share = _merge(pairs, method, rank)
+            if share is not None:
+                kept[layer] = share
+            return pair
 
-        write_tensors(out, names, tensors(), _metadata(sources, loras, method, rank))
+        write_layers(out, layers, merged, _metadata(sources, loras, method, rank), dtype, on_layer)
     return Fusion(out, len(layers), kept)
+
+
+def write_layers(
+    out: Path, layers: Sequence[str], pair_of: Callable[[str], Pair], metadata: Mapping[str, str], dtype: str,
+    on_layer: Callable[[int], Any],
+) -> None:
+    """Write the factors that `pair_of` gives for each layer, one layer in memory at a time, in diffusers' layout."""
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for layer in layers:
+            for side, factor in zip("AB", pair_of(layer), strict=True):
+                yield f"transformer.{layer}.lora_{side}.weight", factor.to(DTYPES[dtype])
+            on_layer(len(layers))
+
+    names = [f"transformer.{layer}.lora_{side}.weight" for layer in layers for side in "AB"]
+    write_tensors(out, names, tensors(), metadata)
 
 
 def _merge(pairs: Sequence[Pair], method: str, rank: int | None) -> tuple[Pair, float | None]:
@@ -183,6 +195,11 @@ def _check_choices(method: str, rank: int | None, dtype: str) -> None:
         raise QwenlabError(f"--method {method}: needs a rank, such as --rank 64")
     if rank is not None and rank < 1:
         raise QwenlabError(f"--rank {rank}: must be at least 1")
+    check_dtype(dtype)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raise QwenlabError for what is not one of DTYPES."""
     if dtype not in DTYPES:
         raise QwenlabError(f"--dtype {dtype!r}: unknown; choose from {', '.join(DTYPES)}")
 
