@@ -6,11 +6,15 @@ close-ups, and the detector that cuts squares is the one that repairs. The pictu
     python -m benchmarks.hand_labels sheets runs/labels    # numbered squares to look at, shuffled
     python -m benchmarks.hand_labels score                 # labels.json against the readings of both judges
 
-There are two sets: `hand_labels` of several ways, none of which redraws feet, and `redrawn_labels` of the recipe and
-the plain LoRA, full-body prompts alone. A folder holds the pictures (WebP, a column of 100 in each
-file), `units.json` (which square of which picture a number stands for), `origin.json` (the way that drew each picture,
-to be opened last) and `labels.json` ("wrong": numbers of hands or feet that are not well-formed, "unclear": left out;
-all others are right).
+There are two sets: `hand_labels` of several ways, none of which redraws feet (an earlier recipe is among them), and
+`redrawn_labels` of the recipe and the plain LoRA, full-body prompts alone. Before the second was labelled both judges'
+totals of the recipe's 256 pictures had been read, and sixty of its pairs of feet had been seen with the marks of
+`FormNet`; no reading of a single square by a judge had.
+
+A folder holds the pictures (WebP, a column of 100 in each file), `units.json` (which square of which picture a number
+stands for), `origin.json` (the way that drew each picture, to be opened last) and `labels.json` ("wrong": numbers of
+hands or feet that are not well-formed, "unclear": left out; all others are right). `score` also counts how many
+drawings of bare feet the second judge calls right after the autoencoder; all of them are.
 """
 
 from __future__ import annotations
@@ -32,7 +36,9 @@ from qwenlab.hands.regions import Region
 from qwenlab.hands.squares import cut
 from qwenlab.judge import load_judge
 from qwenlab.judge.reading import FOLDER as JUDGE
-from qwenlab.judge.second import load_second_judge
+from qwenlab.judge.round_trip import load_vae, round_trip
+from qwenlab.judge.second import SecondJudge, load_second_judge
+from qwenlab.pipeline import MICRO_WEIGHTS
 
 DATA = REPOSITORY / "benchmarks" / "data" / "hand_labels"
 REDRAWN = DATA.with_name("redrawn_labels")
@@ -120,6 +126,7 @@ def score(data: Path = DATA) -> dict[str, Any]:
         for kind in ("hand", "feet"):
             counts = {"right": 0, "wrong": 0, "right_read_right": 0, "wrong_read_wrong": 0}
             disagreements, unread = [], 0
+            right_of: dict[str, list[int]] = {}  # way -> right ones that are read so, right ones
             for number, (which, region) in enumerate(squares):
                 if region.kind != kind or number in unclear:
                     continue
@@ -136,14 +143,40 @@ def score(data: Path = DATA) -> dict[str, Any]:
                 reading = "right" if answer == ("5" if kind == "hand" else "2") else "wrong"
                 counts[label] += 1
                 counts[f"{label}_read_{label}"] += label == reading
+                if label == "right":
+                    pair = right_of.setdefault(origin[which], [0, 0])
+                    pair[0] += reading == "right"
+                    pair[1] += 1
                 if label != reading:
                     disagreements.append({"number": number, "label": label, "read": answer, "way": origin[which]})
             total = counts["right"] + counts["wrong"]
             agreed = counts["right_read_right"] + counts["wrong_read_wrong"]
             result[f"{judge} judge, {kind}"] = counts | {
-                "agreement": agreed / total, "unread": unread, "disagreements": disagreements,
+                "agreement": agreed / total, "unread": unread, "right_of": right_of, "disagreements": disagreements,
             }  # fmt: skip
     return result
+
+
+def feet_by_eye(data: Path) -> dict[str, dict[str, int]]:
+    """How many pairs of feet of each way the labels call right, wrong and unclear."""
+    labels = json.loads((data / "labels.json").read_text(encoding="utf-8"))
+    origin = json.loads((data / "origin.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, int]] = {}
+    for number, (which, region) in enumerate(units(data)):
+        if region.kind == "feet":
+            label = next((name for name in ("wrong", "unclear") if number in labels[name]), "right")
+            row = found.setdefault(origin[which], {"right": 0, "wrong": 0, "unclear": 0})
+            row[label] += 1
+    return found
+
+
+def bare_feet_drawn_right(judge: SecondJudge, count: int = 200) -> dict[str, int]:
+    """How many of `count` right drawings of bare feet a judge calls right after the autoencoder."""
+    rng = np.random.default_rng(SEED + 1)
+    scenes = [world.sample_character_scene(rng, feet="光脚", framing="全身") for _ in range(count)]
+    drawn = np.stack([world.render(scene, 128).image for scene in scenes])
+    images = [Image.fromarray(image) for image in round_trip(drawn, load_vae(MICRO_WEIGHTS))]
+    return {"drawn_right": count, "read_right": sum(reading.feet == "2" for reading in judge.read(images))}
 
 
 def _nearest(found: list[tuple[float, float, str]], region: Region) -> str | None:
@@ -174,7 +207,11 @@ def main() -> None:
         print(f"{draw_sheets(options.out, data)} squares in {options.out}")
         return
     result = score() | {f"{name}, redrawn": row for name, row in score(REDRAWN).items()}
-    atomic_write_json(RESULT, stamp_result(result, weights=[JUDGE], config={"labels": [DATA.name, REDRAWN.name]}))
+    drawn = bare_feet_drawn_right(load_second_judge())
+    by_eye = {data.name: feet_by_eye(data) for data in (DATA, REDRAWN)}
+    stored = result | {"second judge, drawings of bare feet": drawn, "feet by eye": by_eye}
+    atomic_write_json(RESULT, stamp_result(stored, weights=[JUDGE], config={"labels": [DATA.name, REDRAWN.name]}))
+    print(f"second judge: {drawn['read_right']} of {drawn['drawn_right']} right drawings of bare feet called right")
     for name, row in result.items():
         print(f"{name}: {row['agreement']:.1%} of {row['right'] + row['wrong']} ({row['unread']} not read)")
         for label in ("right", "wrong"):

@@ -298,7 +298,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="write the table of what is recorded, make nothing")
     options = parser.parse_args()
     if options.table:
-        write_table({name: seeds for name, way in WAYS.items() if (seeds := recorded(name, way.seeds))})
+        made = {name: seeds for name, way in WAYS.items() if (seeds := recorded(name, way.seeds))}
+        write_table(made, test_scenes(options.count))
         return
     bench = Bench(options.work, options.count, config())
     for name in options.ways or WAYS:
@@ -309,7 +310,7 @@ def main() -> None:
                 if options.until == "record":
                     bench.record(name, seed)
     if not options.ways:
-        write_table({name: way.seeds for name, way in WAYS.items() if name not in SQUARES.values()})
+        write_table({name: way.seeds for name, way in WAYS.items() if name not in SQUARES.values()}, bench.scenes)
 
 
 if __name__ == "__main__":

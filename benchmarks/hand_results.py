@@ -108,6 +108,31 @@ def summary(
     return result
 
 
+def feet_by(rows: Sequence[Sequence[dict[str, Any]]], scenes: Sequence[world.Scene]) -> dict[str, Any]:
+    """Rates of feet as the second judge reads them: of shoes and bare ones, and of the bare ones where and how seen."""
+    picked = {"shoes": [], "bare": []}
+    for scene, pair in zip(scenes, share(rows, "feet, second judge").astype(int).tolist(), strict=True):
+        if not pair[1]:
+            continue
+        if scene.feet == "穿鞋":
+            picked["shoes"].append(pair)
+            continue
+        place = "bare, in snow" if scene.background == "雪地" else "bare, elsewhere"
+        side = "bare, from the side" if scene.view == "侧面" else "bare, from the front"
+        for name in ("bare", place, side):
+            picked.setdefault(name, []).append(pair)
+    return {name: vars(rate(*np.sum(pairs, 0).tolist())) for name, pairs in picked.items() if pairs}
+
+
+def _right_ones_of(way: str, counts: Mapping[str, Any]) -> dict[str, int]:
+    """The counts of a judge with the right ones of one way alone, by any seed; the wrong ones of all: it has few."""
+    own = np.sum([pair for name, pair in counts["right_of"].items() if name.rpartition("-")[0] == way], 0)
+    return {
+        "right": int(own[1]), "right_read_right": int(own[0]), "wrong": counts["wrong"],
+        "wrong_read_wrong": counts["wrong_read_wrong"],
+    }  # fmt: skip
+
+
 def _better_than_chance(errors: Mapping[str, int]) -> bool:
     """Whether a judge's readings can be corrected at all: the first calls every pair of feet right."""
     return errors["right_read_right"] / errors["right"] + errors["wrong_read_wrong"] / errors["wrong"] > 1
@@ -120,11 +145,14 @@ def spread(images: Sequence[Image.Image], regions: Sequence[Sequence[Region]]) -
     return float(as_tensor(squares).std(0).mean() / 2) if len(squares) > 1 else 0.0
 
 
-def write_table(ways: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+def write_table(ways: Mapping[str, Sequence[int]], scenes: Sequence[world.Scene]) -> dict[str, Any]:
     """Write `hand_repair.json`: a summary of each way (name -> seeds of training) and what it changes, from records.
 
+    scenes: of the prompts, in their order.
+
     Rates of hands and feet are corrected by how each judge agreed with the labels (`benchmarks.hand_labels`), those of
-    ways that draw hands and feet again by the second set of labels. Raises FileNotFoundError when a record or the
+    ways that draw hands and feet again by the second set of labels, right ones of the recipe's pictures alone: what is
+    drawn again and right is read more strictly than other right ones. Raises FileNotFoundError when a record or the
     labels' result is missing.
     """
     labels = json.loads((RESULTS / "hand_labels.json").read_text(encoding="utf-8"))
@@ -136,6 +164,7 @@ def write_table(ways: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         }
         for which in ("", ", redrawn")
     )
+    redrawn = {name: _right_ones_of("recipe", counts) for name, counts in redrawn.items()}
     records = {
         (name, seed): json.loads((RECORDS / f"{name}-{seed}.json".replace(" ", "-")).read_text(encoding="utf-8"))
         for name, seeds in ways.items() for seed in seeds
@@ -146,6 +175,7 @@ def write_table(ways: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         rows = [record["rows"] for record in own]
         confused = redrawn if "bare feet" in own[0]["steps"] else errors
         table[name] = summary(rows, confused) | {"seeds": list(seeds), "steps": own[0]["steps"]}
+        table[name]["feet by kind"] = feet_by(rows, scenes)
         for key in ("seconds_a_picture", "spread of hands", "held-out loss", "training loss"):
             values = [record[key] for record in own if key in record]
             table[name][key] = float(np.mean(values)) if values else None

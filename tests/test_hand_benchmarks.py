@@ -22,7 +22,7 @@ from qwenlab.hands.regions import Region, feet_region, hand_region
 from qwenlab.hands.score import PoseScore
 from qwenlab.hands.squares import cut
 from qwenlab.hands.train_form_net import accuracy, examples
-from qwenlab.judge import load_judge, train_second
+from qwenlab.judge import load_judge, second, train_second
 from qwenlab.judge.round_trip import load_vae
 from qwenlab.judge.second import CLASSES, SquareNet, load_second_judge
 from qwenlab.judge.train_second import accuracy as second_accuracy
@@ -155,6 +155,43 @@ def test_pictures_are_read_as_their_prompts_ask():
     assert [r["hands"][1] for r in rows] == [2, 2, 0] and [r["feet"][1] for r in rows] == [1, 1, 0]
     assert all(r["following"][0] >= r["following"][1] - 1 for r in rows) and rows[2]["pose score"] == []
     assert hand_results.spread(images[:2], [[hand_region(j) for j in rendering(k).hands] for k in range(2)]) > 0
+
+
+def test_feet_are_counted_by_what_they_wear_and_where():
+    scenes = [world.sample_character_scene(np.random.default_rng(k), framing="全身") for k in range(60)]
+    scenes.append(replace(scenes[0], framing="半身"))
+    bare = sum(scene.feet == "光脚" for scene in scenes[:60])
+    rows = [{"feet, second judge": [int(s.feet == "穿鞋"), int(s.framing == "全身")]} for s in scenes]
+    found = hand_results.feet_by([rows, rows], scenes)
+    assert found["shoes"]["value"] == 1 and found["shoes"]["total"] == 2 * (60 - bare)
+    assert found["bare"]["value"] == 0 and found["bare"]["total"] == 2 * bare
+    for names in (("bare, in snow", "bare, elsewhere"), ("bare, from the side", "bare, from the front")):
+        assert sum(found[name]["total"] for name in names if name in found) == 2 * bare
+
+
+def test_right_ones_are_those_of_one_way_and_wrong_ones_of_all():
+    right_of = {"recipe-0": [4, 6], "recipe-1": [1, 1], "plain-0": [9, 9]}
+    counts = {"right_of": right_of, "wrong": 5, "wrong_read_wrong": 3}
+    found = hand_results._right_ones_of("recipe", counts)
+    assert found == {"right": 7, "right_read_right": 5, "wrong": 5, "wrong_read_wrong": 3}
+
+
+def test_the_threshold_for_feet_is_where_other_labels_agree_best():
+    judge, agreed = load_second_judge(), {}
+    sets = [
+        train_form_net.labelled_feet(folder, np.random.default_rng(0), second.SIDE, second.CONTEXT["feet"], copies=1)
+        for folder in (train_form_net.LABELS, train_second.LABELS)
+    ]
+    network, well = judge.networks["feet"], CLASSES["feet"].index("2")
+    for squares_of, right in sets:
+        with torch.no_grad():
+            logits = (network(squares_of) + network(squares_of.flip(3))) / 2
+        others = logits.index_fill(1, torch.tensor([well]), -torch.inf)
+        odds = logits[:, well] - others.logsumexp(1)
+        for bound in np.arange(-3, 4, 0.5):
+            agreed[bound] = agreed.get(bound, 0) + int(((odds > bound) == (right > 0.5)).sum())
+    total = sum(len(right) for _, right in sets)
+    assert agreed[second.SURE] >= max(agreed.values()) - 0.01 * total, agreed
 
 
 def test_labels_meet_both_judges(tmp_path):

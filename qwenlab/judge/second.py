@@ -25,8 +25,8 @@ from qwenlab.hands.regions import Region
 from qwenlab.hands.squares import as_tensor, cut
 
 SIDE, CONTEXT = 64, {"hand": 1.2, "feet": 1.2}
-# Log odds from which a pair of feet counts as well-formed. At 0.6 to 1.5 the judge agrees best with labelled feet other
-# than those that check it (`benchmarks/data/feet_labels` and `feet_labels_judge`).
+# Log odds from which a pair of feet counts as well-formed: within a point of the best agreement with labelled feet
+# other than those that check the judge (`benchmarks/data/feet_labels` and `feet_labels_judge`).
 SURE = 1.0
 CLASSES = {"hand": ("3", "4", "5", "6", "7", "ill-formed"), "feet": ("1", "2", "3", "ill-formed")}
 WEIGHTS = Path(__file__).parent / "weights" / "second.safetensors"
