@@ -10,6 +10,7 @@ from .attributes import SAMPLE_CLOTHES, Scene
 from .canvas import Canvas, Color, blob, capsule, curve, darker, ellipse, mix, polygon
 from .hands import MITTEN, SKIN, Anatomy, closed_hand, foot, open_hand, sleeve_end
 from .head import draw_back_hair, draw_head
+from .looks import APRON, PYJAMAS, draw_library_trim
 from .props import draw_held
 from .skeleton import LEFT, RIGHT, Skeleton
 
@@ -42,6 +43,8 @@ OUTFITS = {
     ),
     "紫色汉服": Outfit((0.60, 0.42, 0.78), (0.60, 0.42, 0.78), 0.875, 0.165, True, None, (0.35, 0.25, 0.45)),
     SAMPLE_CLOTHES: Outfit((0.97, 0.92, 0.82), (0.13, 0.52, 0.56), 0.74, 0.165, False, None, (0.55, 0.30, 0.20)),
+    PYJAMAS: Outfit(WHITE, WHITE, 0.665, 0.118, True, (0.93, 0.94, 0.98), (0.36, 0.52, 0.86)),
+    APRON: Outfit((0.86, 0.33, 0.50), (0.86, 0.33, 0.50), 0.745, 0.165, False, None, (0.42, 0.30, 0.34)),
 }
 
 
@@ -304,6 +307,8 @@ def _trim(canvas, scene, outfit, ty, wy, hem, flare, waist, shoulder, side) -> N
         ):
             canvas.fill(star(sx * (0.7 if side else 1), ty + sy, r), (1.0, 0.86, 0.30))
         canvas.shapes([(ellipse(x, ty + 0.012, 0.024), (0.95, 0.36, 0.40))])
+    else:
+        draw_library_trim(canvas, scene.clothes, ty, wy, hem, flare, waist, shoulder)
 
 
 def star(cx: float, cy: float, radius: float):

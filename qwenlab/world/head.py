@@ -7,6 +7,7 @@ import numpy as np
 from .attributes import SAMPLE_HAIR_STYLE, Scene
 from .canvas import Canvas, Color, blob, capsule, curve, darker, ellipse, mix, polygon
 from .hands import SKIN
+from .looks import DEER_COLOR, DEER_HAIR, RABBIT_COLOR, draw_hair_ornament, draw_headwear
 
 HAIR: dict[str, Color] = {
     "黑色": (0.20, 0.18, 0.24),
@@ -16,9 +17,12 @@ HAIR: dict[str, Color] = {
     "绿色": (0.34, 0.70, 0.42),
     "粉色": (0.98, 0.60, 0.74),
     "橙色": (0.96, 0.55, 0.20),
+    RABBIT_COLOR: (0.86, 0.88, 0.94),
+    DEER_COLOR: (0.25, 0.72, 0.74),
 }
 INK: Color = (0.22, 0.12, 0.16)
 _RX, _RY = 0.155, 0.15
+_LONG = ("长发", DEER_HAIR)
 
 
 def _at(center, points) -> np.ndarray:
@@ -28,11 +32,12 @@ def _at(center, points) -> np.ndarray:
 def draw_back_hair(canvas: Canvas, scene: Scene, center: np.ndarray, rng: np.random.Generator) -> None:
     """Everything of the hair that lies behind face and body."""
     color, side, style = HAIR[scene.hair_color], scene.view == "侧面", scene.hair_style
+    draw_headwear(canvas, style, color, center, side)
     back = -0.035 if side else 0.0
     cap = (ellipse(center[0] + back, center[1] - 0.030, _RX + 0.020, _RY + 0.006), color)
     items = [cap]
     sway = rng.normal(0, 0.008)
-    if style == "长发":
+    if style in _LONG:
         if side:
             shape = [
                 [-0.16, -0.02],
@@ -139,7 +144,7 @@ def draw_head(canvas: Canvas, scene: Scene, center: np.ndarray, rng: np.random.G
     canvas.shapes(face if side else ears + face)
     _face(canvas, scene, center, side, rng)
     _front_hair(canvas, scene, center, side)
-    if side and scene.hair_style != "长发":
+    if side and scene.hair_style not in _LONG:
         canvas.shapes(ears)
 
 
@@ -239,7 +244,7 @@ def _front_hair(canvas: Canvas, scene: Scene, center, side: bool) -> None:
     elif scene.hair_style == "短发" and scene.gender == "女孩":
         x, y = center + [0.10, -0.062]
         canvas.shapes([(capsule([x - 0.022, y - 0.010], [x + 0.022, y + 0.010], 0.0105), (0.98, 0.36, 0.45))])
-    elif scene.hair_style == "长发" and not side:
+    elif scene.hair_style in _LONG and not side:
         for sign in (-1, 1):
             lock = np.asarray(
                 [[0.165, -0.02], [0.178, 0.10], [0.17, 0.2], [0.148, 0.21], [0.140, 0.10], [0.142, 0.0]]
@@ -249,3 +254,4 @@ def _front_hair(canvas: Canvas, scene: Scene, center, side: bool) -> None:
         for x in (-0.08,) if side else (-0.105, 0.105):
             bun = _at(center, [[x - 0.03, -0.17], [x + 0.005, -0.19], [x + 0.03, -0.165]])
             canvas.line(curve(bun), darker(color, 0.35), 0.006)
+    draw_hair_ornament(canvas, scene.hair_style, center)

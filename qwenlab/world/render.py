@@ -11,6 +11,7 @@ from .backgrounds import draw_background
 from .canvas import Canvas, capsule, ellipse
 from .figure import draw_figure
 from .hands import PALM, REACH, Anatomy
+from .looks import DEER_HAIR
 from .skeleton import pose
 from .styles import STYLE_OF, finish
 
@@ -106,6 +107,6 @@ def _body_visibility(scene: Scene, hands_shown: list[bool]) -> np.ndarray:
     seen[[4, 7]] = hands_shown
     if scene.view == "侧面":
         seen[[14, 16]] = 0.0
-    if scene.hair_style in ("长发",):
+    if scene.hair_style in ("长发", DEER_HAIR):
         seen[[16, 17]] = 0.0
     return seen

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .canvas import Color, darker, mix
+from .looks import NEON, POP
 
 PAPER: Color = (0.97, 0.94, 0.87)
+_NIGHT: Color = (0.06, 0.04, 0.16)
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,22 @@ class Style:
     warm: float = 0.0  # mix towards paper colour
     shade: bool = True  # cel shading on hair and clothes
     sticker: bool = False
+    night: float = 0.0  # how dark the shapes are, whose outlines glow
 
     def tone(self, color: Color) -> Color:
         grey = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
         color = tuple(min(1.0, max(0.0, grey + self.saturation * (c - grey))) for c in color)
         color = mix(color, (1.0, 1.0, 1.0), self.lighten)
-        return mix(color, PAPER, self.warm)
+        return mix(mix(color, PAPER, self.warm), _NIGHT, self.night)
 
     def outline(self, color: Color) -> Color:
         if self.name == "水墨画":
             return (0.09, 0.09, 0.12)
+        if self.name == NEON:
+            strong = max(max(color), 1e-6)
+            return mix(tuple(c / strong for c in color), (1.0, 1.0, 1.0), 0.15)
+        if self.name == POP:
+            return (0.05, 0.05, 0.07)
         return mix(self.tone(color), (0.25, 0.13, 0.2), self.outline_share)
 
 
@@ -42,6 +50,8 @@ STYLE_OF = {
     "水彩画": Style("水彩画", 0.0028, 0.45, 0.85, 0.13),
     "水墨画": Style("水墨画", 0.0068, 1.0, 0.55, 0.02, warm=0.12, shade=False),
     "剪纸画": Style("剪纸画", 0.0036, 0.55, 1.2, 0.0, shade=False, sticker=True),
+    NEON: Style(NEON, 0.0072, 1.0, 1.5, 0.0, shade=False, night=0.45),
+    POP: Style(POP, 0.0085, 1.0, 1.35, 0.0, shade=False),
 }
 
 
@@ -80,6 +90,11 @@ def finish(background: np.ndarray, figure: np.ndarray, style: Style, rng: np.ran
         shadow = np.pad(shadow, ((shift, 0), (shift, 0)))[:size, :size]
         back = back * (1 - 0.42 * shadow[..., None])
         back = back * (1 - border[..., None]) + border[..., None] * 0.985
+    if style.name == NEON:  # the light around bright outlines
+        light = _blurred(front * alpha, size * 0.022)
+        back = back * 0.45 + np.clip(1.5 * light, 0, 1) * 0.75
+    elif style.name == POP:
+        back = _halftone(back, size)
     picture = back * (1 - alpha) + front * alpha
     if style.name == "水彩画":
         pigment = 0.055 * smooth_noise(rng, size, 6) + 0.045 * smooth_noise(rng, size, 17)
@@ -98,6 +113,24 @@ def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
 
     distance = distance_transform_edt(mask < 0.5)
     return np.clip(radius + 0.5 - distance, 0, 1).astype(np.float32)
+
+
+def _blurred(picture: np.ndarray, radius: float) -> np.ndarray:
+    """(S, S, 3) smoothed by a Gaussian of `radius` pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    return gaussian_filter(picture, (radius, radius, 0))
+
+
+def _halftone(picture: np.ndarray, size: int, cells: int = 20) -> np.ndarray:
+    """(S, S, 3) in paler colours under a grid of dots, larger where the picture is darker."""
+    x = (np.arange(size) + 0.5) / size * cells
+    rows, columns = np.meshgrid(x, x, indexing="ij")
+    away = np.hypot((rows % 1) - 0.5, ((columns + 0.5 * (rows.astype(int) % 2)) % 1) - 0.5)  # from the cell's centre
+    grey = _blurred(picture, size / cells / 2).mean(-1)
+    dots = np.clip((0.16 + 0.34 * (1 - grey) - away) * size / cells + 0.5, 0, 1)[..., None]
+    pale = np.clip(0.42 + 0.62 * picture, 0, 1)
+    return pale * (1 - dots) + np.clip(picture * 0.72, 0, 1) * dots
 
 
 __all__ = ["STYLE_OF", "Style", "finish", "smooth_noise", "darker"]
