@@ -7,10 +7,10 @@ attributes; a second judge of another kind reads hands and feet as well. The sco
 in some of the ways, and of the network of forms, which chooses in some, stand beside them. Differences to the plain
 LoRA are paired by prompt and seed of training; their intervals come from resampling prompts.
 
-LoRAs of `plain` and `augmentation` are stored (`STORED`); the latter saw close-ups of feet half as often, and a fifth
-smaller, than `qwenlab.hands.augment` cuts them now. Other LoRAs, and pictures, stay in --work, so that a broken
-benchmark goes on where it stopped; what was read in each picture goes into `benchmarks/results/hand_repair/`, one file
-a way and seed. Two processes may share the work (`--ways plain augmentation` beside `--ways recipe`). Without --ways
+The LoRAs of `plain` are stored (`STORED`). Others, and pictures, stay in --work, so that a broken benchmark goes on
+where it stopped; what was read in each picture goes into `benchmarks/results/hand_repair/`, one file a way and seed.
+Those of `augmentation` and `both` come from LoRAs that saw close-ups of feet half as often, and a fifth smaller, than
+`qwenlab.hands.augment` cuts them now. Two processes may share the work (`--ways plain augmentation` beside `--ways recipe`). Without --ways
 everything that is missing is made, and the table written.
 """
 

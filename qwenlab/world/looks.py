@@ -54,7 +54,8 @@ def draw_library_trim(
                  [-flare * 0.72, hem - 0.03], [-waist * 0.9, wy]]  # fmt: skip
         canvas.shapes([(polygon(apron), (0.99, 0.96, 0.94))])
         for sign in (-1, 1):
-            canvas.line(curve([[sign * waist * 0.55, ty + 0.07], [sign * shoulder * 0.7, ty]]), (0.99, 0.96, 0.94), 0.02)
+            strap = curve([[sign * waist * 0.55, ty + 0.07], [sign * shoulder * 0.7, ty]])
+            canvas.line(strap, (0.99, 0.96, 0.94), 0.02)
         canvas.line(curve([[-waist * 0.9, wy], [0, wy + 0.006], [waist * 0.9, wy]]), (0.86, 0.33, 0.50), 0.020)
         blossom(canvas, 0.0, wy + 0.085, 0.044)
 
