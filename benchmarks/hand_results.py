@@ -175,12 +175,13 @@ def write_table(ways: Mapping[str, Sequence[int]], scenes: Sequence[world.Scene]
         rows = [record["rows"] for record in own]
         confused = redrawn if "bare feet" in own[0]["steps"] else errors
         table[name] = summary(rows, confused) | {"seeds": list(seeds), "steps": own[0]["steps"]}
-        table[name]["feet by kind"] = feet_by(rows, scenes)
+        prompts = table[name]["prompts"] = len(rows[0])  # some ways have fewer: the first ones
+        table[name]["feet by kind"] = feet_by(rows, scenes[:prompts])
         for key in ("seconds_a_picture", "spread of hands", "held-out loss", "training loss"):
             values = [record[key] for record in own if key in record]
             table[name][key] = float(np.mean(values)) if values else None
         if name != "plain":
-            others = [records["plain", seed]["rows"] for seed in seeds]
+            others = [records["plain", seed]["rows"][:prompts] for seed in seeds]
             table[name]["against plain"] = {measure: difference(rows, others, measure) for measure in MEASURES}
     made = {f"{name}-{seed}": record[STAMP_KEY]["config_sha256"] for (name, seed), record in records.items()}
     result = stamp_result({"ways": table}, config={"records": made}, command="python -m benchmarks.hand_repair")

@@ -274,3 +274,18 @@ def test_the_cost_of_a_step_is_that_of_the_training_loop(tmp_path):
     settings = replace(hand_repair.config(), output_dir=str(tmp_path), max_train_steps=2, warmup_steps=0)
     losses = list(hand_costs.loop(load_pipeline("micro"), settings))
     assert len(losses) == 2 and all(np.isfinite(losses))
+
+
+def test_a_way_with_fewer_prompts_is_paired_with_the_first_ones(tmp_path, monkeypatch):
+    records = tmp_path / "hand_repair"
+    records.mkdir()
+    labels = Path(hand_results.RESULTS / "hand_labels.json").read_text(encoding="utf-8")
+    (tmp_path / "hand_labels.json").write_text(labels, encoding="utf-8")
+    stored = json.loads((hand_results.RECORDS / "plain-0.json").read_text(encoding="utf-8"))
+    for name, count in (("plain", 12), ("longer", 5)):
+        (records / f"{name}-0.json").write_text(json.dumps(stored | {"rows": stored["rows"][:count]}))
+    monkeypatch.setattr(hand_results, "RESULTS", tmp_path)
+    monkeypatch.setattr(hand_results, "RECORDS", records)
+    ways = hand_results.write_table({"plain": (0,), "longer": (0,)}, hand_repair.test_scenes(12))["ways"]
+    assert (ways["plain"]["prompts"], ways["longer"]["prompts"]) == (12, 5)
+    assert all(gain["value"] == 0 for gain in ways["longer"]["against plain"].values())
