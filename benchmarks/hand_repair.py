@@ -91,6 +91,9 @@ WAYS: dict[str, Way] = {
     "augmentation": Way(CLOSE_UPS, seeds=THREE),
     "structure": Way(LATE, after="plain", seeds=THREE),
     "both": Way(LATE | CLOSE_UPS, after="augmentation", seeds=THREE),
+    # the sweep of the structure loss: its weight (0.3 above), and when it begins: that many steps before the end
+    **{f"structure, weight {w:g}": Way(LATE | {"structural_weight": w}, after="plain") for w in (0.2, 0.4, 2.0)},
+    "structure, last 200 steps": Way(LATE | {"max_train_steps": 200}, after="plain"),
     "hands": Way(ALONE | {"close_ups": ["hand"], "max_train_steps": HAND_STEPS}, seeds=THREE),
     "bare feet": Way(ALONE | {"close_ups": ["bare_feet"], "max_train_steps": FEET_STEPS}, seeds=THREE),
     "recipe": Way(after="plain", tries=4, inpaint=SQUARES, inpaint_tries=5, seeds=THREE),

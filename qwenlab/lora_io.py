@@ -176,7 +176,9 @@ def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str =
     trained_on = metadata.get("qwenlab.base_model")
     if trained_on and trained_on != model_fingerprint(pipeline.transformer):
         warnings.warn(f"{path}: trained on other weights of this architecture; expect other pictures", stacklevel=2)
-    pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
+    with warnings.catch_warnings():  # several adapters at once are meant
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
     if text_encoder_folder(path).is_dir():
         if pipeline.text_encoder is None:
             raise QwenlabError(f"{text_encoder_folder(path)}: the pipeline's text encoder was freed; load it again")
