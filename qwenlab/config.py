@@ -37,7 +37,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed",
     "validate_every_n_steps", "keep_checkpoints", "transformer_lr_ratio", "text_encoder_lr_ratio", "prior_weight",
-    "text_encoder_rank", "modulation_timesteps", "structural_weight", "structural_from_step",
+    "text_encoder_rank", "modulation_timesteps", "structural_weight", "structural_from_step", "rank_warmup_steps",
 )  # fmt: skip
 SHARES = ("dropout", "caption_dropout", "validation_share", "ema_decay")
 # Settings that do not change the weights.
@@ -51,7 +51,8 @@ LATER = (
     "text_encoder_lr_ratio", "loss_weighting", "unmasked_weight", "ema_decay", "prior_dataset", "prior_weight",
     "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "hand_share", "close_ups",
     "use_structural_loss", "base_precision", "selective_checkpointing", "modulation_timesteps", "structural_weight",
-    "structural_max_sigma", "structural_from_step", "openpose_dir",
+    "structural_max_sigma", "structural_from_step", "openpose_dir", "rank_schedule", "rank_warmup_steps",
+    "rank_by_energy", "dylora",
 )  # fmt: skip
 # Names that other trainers, and the article, use -> what to write here.
 ELSEWHERE = {
@@ -133,6 +134,11 @@ class TrainConfig:
     dropout: float = 0.0
     apply_to: list[str] = field(default_factory=lambda: ["attention+mlp"])
     init_lora: str = ""  # LoRA file, of any trainer, from which training goes on
+    # Another rank from a step on, such as {267: 12, 533: 8} (qwenlab.rank); alpha / rank stays what it is
+    rank_schedule: dict[int, int] = field(default_factory=dict)
+    rank_warmup_steps: int = 20  # steps in which the learning rate rises again after a change
+    rank_by_energy: bool = False  # a lower rank of the schedule is the mean over layers, shared out by energy
+    dylora: bool = False  # each step trains a prefix of random length, so that every prefix of the LoRA works
     text_encoder_rank: int = 0  # of a second LoRA, on the text encoder; 0: the text encoder stays as it is
     text_encoder_alpha: float = 8.0
     # preview
@@ -178,6 +184,15 @@ class TrainConfig:
             raise QwenlabError("text_encoder_rank: a freed text encoder cannot learn; set free_text_encoder: false")
         if self.text_encoder_rank and self.init_lora:
             raise QwenlabError("init_lora: goes on with a transformer's LoRA only; set text_encoder_rank: 0")
+        for step, rank in self.rank_schedule.items():
+            if not (1 < step <= self.max_train_steps and rank >= 1):
+                raise QwenlabError(
+                    f"rank_schedule: {step}: {rank} must be a step from 2 to max_train_steps and a rank of 1 or more"
+                )
+        if self.rank_schedule and (self.dylora or self.ema_decay or self.dropout):
+            raise QwenlabError("rank_schedule: goes with neither dylora nor ema_decay nor dropout; leave one out")
+        if self.dylora and self.text_encoder_rank:
+            raise QwenlabError("dylora: trains the transformer's LoRA only; set text_encoder_rank: 0")
         if self.warmup_steps >= self.max_train_steps:
             raise QwenlabError(
                 f"warmup_steps: {self.warmup_steps} must be less than max_train_steps ({self.max_train_steps})"
@@ -239,6 +254,10 @@ def config_from_mapping(content: Any) -> TrainConfig:
 
 def _convert(name: str, value: Any, wanted: Any) -> Any:
     """Check a YAML value against a field's type, allowing what YAML writers mean."""
+    if typing.get_origin(wanted) is dict:
+        if isinstance(value, Mapping) and all(type(n) is int for pair in value.items() for n in pair):
+            return dict(value)
+        raise QwenlabError(f"{name}: {value!r} must be steps and ranks, such as {{267: 12, 533: 8}}")
     if isinstance(wanted, types.GenericAlias):  # list[str]: a single name will do
         items = value if isinstance(value, list) else [value]
         if all(isinstance(item, str) for item in items):

@@ -45,26 +45,36 @@ class LoRALinear(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
         self.dropout = nn.Dropout(dropout)
         self.rank, self.alpha, self.rslora = rank, alpha, rslora
+        self.active_rank: int | None = None  # only so many rows of A and columns of B count (qwenlab.rank.prefix)
         self.merged = False
 
     @property
     def scaling(self) -> float:
-        """Factor of the update: alpha / r, or alpha / sqrt(r) with `rslora`."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        """Factor of the update: alpha / r, or alpha / sqrt(r) with `rslora`, r being the active rank."""
+        rank = self.active_rank or self.rank
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (r, k) and B (d, r), or views of the active part of them."""
+        a, b = self.lora_A.weight, self.lora_B.weight
+        return (a, b) if self.active_rank is None else (a[: self.active_rank], b[:, : self.active_rank])
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., k) -> (..., d), in the dtype of the base's answer."""
         y = self.base_layer(x)  # (..., d)
         if self.merged:
             return y
-        dtype = x.dtype if torch.is_grad_enabled() else self.lora_A.weight.dtype
-        low = nn.functional.linear(self.dropout(x.to(dtype)), self.lora_A.weight.to(dtype))  # (..., r)
-        update = nn.functional.linear(low, self.lora_B.weight.to(dtype)) * self.scaling  # (..., d)
+        a, b = self.factors
+        dtype = x.dtype if torch.is_grad_enabled() else a.dtype
+        low = nn.functional.linear(self.dropout(x.to(dtype)), a.to(dtype))  # (..., r)
+        update = nn.functional.linear(low, b.to(dtype)) * self.scaling  # (..., d)
         return (y + update).to(y.dtype)
 
     def delta(self) -> Tensor:
         """The update scaling * B A, (d, k), in the dtype of the factors."""
-        return self.scaling * (self.lora_B.weight @ self.lora_A.weight)
+        a, b = self.factors
+        return self.scaling * (b @ a)
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -150,9 +160,9 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def lora_state(model: nn.Module) -> dict[str, Tensor]:
-    """The factors on the CPU: `<layer>.lora_A.weight` (r, k) and `<layer>.lora_B.weight` (d, r)."""
+    """The active factors on the CPU: `<layer>.lora_A.weight` (r, k) and `<layer>.lora_B.weight` (d, r)."""
     return {
-        f"{name}.{factor}.weight": getattr(layer, factor).weight.detach().cpu().contiguous()
+        f"{name}.lora_{side}.weight": factor.detach().cpu().contiguous()
         for name, layer in lora_layers(model).items()
-        for factor in ("lora_A", "lora_B")
+        for side, factor in zip("AB", layer.factors, strict=True)
     }

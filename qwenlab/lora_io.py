@@ -100,9 +100,13 @@ def _peft_config(model: nn.Module) -> dict[str, object]:
 
     layers = lora_layers(model)
     first = next(iter(layers.values()))
+    ranks = {name: layer.active_rank or layer.rank for name, layer in layers.items()}
+    rank = next(iter(ranks.values()))
     config = LoraConfig(
-        r=first.rank,
+        r=rank,
         lora_alpha=first.alpha,
+        rank_pattern={name: found for name, found in ranks.items() if found != rank},
+        alpha_pattern={name: layer.alpha for name, layer in layers.items() if layer.alpha != first.alpha},
         use_rslora=first.rslora,
         lora_dropout=first.dropout.p,
         target_modules=sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in layers}),  # without the block's number

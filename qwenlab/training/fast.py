@@ -146,14 +146,14 @@ class Group:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             weight, bias = self._frozen(dtype)
-            factors = [factor.weight for layer in self.layers for factor in (layer.lora_A, layer.lora_B)]
+            factors = [factor for layer in self.layers for factor in layer.factors]
             with torch.autocast(device, enabled=False):
                 y = AddedLoRA.apply(rows.to(dtype), weight, bias, scalings, *factors)
         else:
             tensors = [
                 tensor
                 for layer in self.layers
-                for tensor in (layer.base_layer.weight, layer.lora_A.weight, layer.lora_B.weight)
+                for tensor in (layer.base_layer.weight, *layer.factors)
             ]
             y = MergedLoRA.apply(rows, scalings, self._frozen(torch.float32)[1], *tensors)
         return y.view(*x.shape[:-1], -1)

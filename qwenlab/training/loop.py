@@ -23,6 +23,7 @@ from qwenlab.quantize import weight_precision
 from qwenlab.training.batches import ExtraLoss, batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
+from qwenlab.training.rank_changes import change_due, rate_factor, step_prefix
 from qwenlab.training.run import STATE_FILE, Run, exclusive
 from qwenlab.training.runtime import interruptible, make_accelerator, training_mode, training_precision
 from qwenlab.training.training_set import RunData, TrainingSet, prepare_data
@@ -90,6 +91,8 @@ def train_lora(
         )
     say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else (lambda line: None)
     accelerator = make_accelerator(pipeline, config, training_precision(pipeline, config, say))
+    if config.rank_schedule and accelerator.num_processes > 1:
+        raise QwenlabError("rank_schedule: works in one process only; leave it out, or start one process")
     dataset = dataset or read_dataset(config.dataset)
     for warning in dataset.warnings:
         say(f"warning: {warning}")
@@ -247,8 +250,11 @@ def optimize(
         lr_scheduler.step()
     for step in range(first + 1, config.max_train_steps + 1):
         losses = []
+        change_due(transformer, optimizer, config, step)
+        for group in optimizer.param_groups:
+            group["lr"] *= rate_factor(config, step)
         for micro_step in range(config.gradient_accumulation_steps):
-            with accelerator.accumulate(transformer):
+            with accelerator.accumulate(transformer), step_prefix(transformer, config, step):
                 batches = draw_batches(pipeline, training_set, config, step, micro_step, accelerator)
                 loss = batches_loss(transformer, batches, extra(step))
                 if prior:
@@ -267,6 +273,7 @@ def optimize(
                         )
                 optimizer.step()
                 optimizer.zero_grad()
+        del loss  # its graph remembers the shapes of factors, which the next step may change
         lr_scheduler.step()
         yield step, accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
 

@@ -34,6 +34,7 @@ from qwenlab.lora_io import (
     save_text_encoder_lora,
     text_encoder_folder,
 )
+from qwenlab.training.rank_changes import adopt_ranks
 from qwenlab.training.runtime import make_optimizer, resumable_settings
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ class Run:
     def resume(self) -> int:
         """Take everything from the state file; returns the last finished step."""
         saved = load_checkpoint(self.state_path, optimizer=self.optimizer, recipe=self.recipe)
+        adopt_ranks(self.pipeline.transformer, saved.tensors["lora"])
         for part, factors in self.factors.items():
             for name, parameter in factors.items():
                 parameter.data.copy_(saved.tensors[part][name])
