@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.dataset_size import LOSS_PICTURES, LOSS_SEED, MEASURES, PROMPT_SEED, paired_difference
 from qwenlab import world
@@ -75,18 +76,26 @@ class Bench:
         """The renderings as the text encoder reads their captions now."""
         return encode_dataset(self.pipeline, self.renderings, self.config)
 
-    def measure(self) -> dict[str, Any]:
-        """What the pipeline draws and how well it predicts now: counts of `MEASURES`, held-out loss by sigma."""
+    def draw(self) -> list[Image.Image]:
+        """What the pipeline draws of the prompts now."""
         texts = [world.caption(scene) for scene in self.scenes]
         seeds = [PROMPT_SEED + number for number in range(len(texts))]
-        readings = self.judge.read(generate(self.pipeline, texts, seeds, guidance=self.config.guidance))
+        return generate(self.pipeline, texts, seeds, guidance=self.config.guidance)
+
+    def measure(self) -> dict[str, Any]:
+        """What the pipeline draws and how well it predicts now: counts of `MEASURES`, held-out loss by sigma."""
+        return self.read(self.draw())
+
+    def read(self, images: list[Image.Image]) -> dict[str, Any]:
+        """The counts in pictures of the prompts, and how well the pipeline predicts."""
+        readings = self.judge.read(images)
         right = {"identity": sum(reading.is_character for reading in readings)}
         for name in ("action", "background"):
             right[name] = sum(
                 r.attributes[name] == getattr(s, name) for r, s in zip(readings, self.scenes, strict=True)
             )
         loss = {f"{sigma:g}": value for sigma, value in held_out_loss(self.pipeline, self.held_out()).items()}
-        return right | {"total": len(texts), "held_out_loss": loss}
+        return right | {"total": len(images), "held_out_loss": loss}
 
     def paths(self, changes: dict[str, Any] | None, seed: int) -> tuple[Path, Path]:
         """Where the row of a run is kept, and its LoRA."""
