@@ -119,14 +119,14 @@ def draw(pipeline, scenes):
 
 
 def test_a_fused_pair_draws_both_and_leaves_the_base_as_it_was(pipeline, tmp_path):
-    judge, scenes = load_library_judge(), list(test_scenes("fox", "pop", 4, 2))
+    judge, scenes = load_library_judge(), list(test_scenes("fox", "paper", 6, 2))
     before = draw(pipeline, scenes)
-    sources = [Source(LIBRARY / f"{name}.safetensors", 0.8) for name in ("fox", "pop")]
+    sources = [Source(LIBRARY / f"{name}.safetensors", 0.8) for name in ("fox", "paper")]
     with fused(pipeline, sources):
         inside = draw(pipeline, scenes)
     readings = judge.read(inside)
-    assert sum(r.character == "fox" for r in readings) >= 3 and sum(r.style == "pop" for r in readings) >= 3
-    assert not any(r.character == "fox" or r.style == "pop" for r in judge.read(before))
+    assert sum(r.character == "fox" for r in readings) >= 3 <= sum(r.style == "paper" for r in readings)
+    assert not any(r.character == "fox" or r.style == "paper" for r in judge.read(before))
     load_lora(pipeline, fuse(sources, tmp_path / "both.safetensors").path)
     loaded = draw(pipeline, scenes)
     remove_lora(pipeline)
