@@ -191,6 +191,8 @@ class TrainConfig:
                 )
         if self.rank_schedule and (self.dylora or self.ema_decay or self.dropout):
             raise QwenlabError("rank_schedule: goes with neither dylora nor ema_decay nor dropout; leave one out")
+        if self.rank_by_energy and not self.rank_schedule:
+            raise QwenlabError("rank_by_energy: shares out a lower rank of rank_schedule; set that as well")
         if self.dylora and self.text_encoder_rank:
             raise QwenlabError("dylora: trains the transformer's LoRA only; set text_encoder_rank: 0")
         if self.warmup_steps >= self.max_train_steps:
