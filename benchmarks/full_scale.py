@@ -16,6 +16,10 @@ import dataclasses
 import gc
 import itertools
 import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +60,12 @@ def plan(
     """Every row: its rung, and its settings."""
     rungs = RUNGS if device == "cpu" else RUNGS | CUDA_RUNGS
     rows = []
-    for resolution, rank, precision in itertools.product(resolutions, ranks, weights):
+    for (rung, changes), resolution, rank, precision in itertools.product(rungs.items(), resolutions, ranks, weights):
         base = StepSettings(
             model=MODELS[model], height=resolution, width=resolution, rank=rank, weights=precision,
             modulation_table=True,
         )  # fmt: skip
-        rows += [(rung, dataclasses.replace(base, **changes)) for rung, changes in rungs.items()]
+        rows.append((rung, dataclasses.replace(base, **changes)))
     return rows
 
 
@@ -74,11 +78,26 @@ def room(device: str) -> float:
     return torch.cuda.mem_get_info()[0] / GIB
 
 
-def measure_row(settings: StepSettings, device: str) -> dict[str, Any]:
-    """One row: predictions, then the measurement, or the reason for none."""
-    formula, simulated = predict_step(settings).tensors / GIB, simulate_step(settings).peak / GIB
-    operations = predict_operations(settings).total
-    row: dict[str, Any] = {"formula": formula, "simulated": simulated, "tflop": operations / 1e12}
+def predict_row(settings: StepSettings) -> dict[str, float]:
+    """What a row should turn out to be; needs no card."""
+    return {
+        "formula": predict_step(settings).tensors / GIB, "simulated": simulate_step(settings).peak / GIB,
+        "tflop": predict_operations(settings).total / 1e12,
+    }  # fmt: skip
+
+
+def predictions(settings: list[StepSettings], device: str) -> Iterator[dict[str, float]]:
+    """`predict_row` of each, in order; beside a card in processes of their own, which run ahead of the measurements."""
+    if device == "cpu":  # where they would disturb the times
+        yield from map(predict_row, settings)
+        return
+    with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) - 1), get_context("spawn")) as pool:
+        yield from pool.map(predict_row, settings)
+
+
+def measure_row(settings: StepSettings, device: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The predictions of `row`, and the measurement or the reason for none."""
+    simulated = row["simulated"]
     needed, free = simulated * 1.03 + 0.5 * (device != "cpu"), room(device)
     if needed > free:
         return row | {"skipped": f"needs about {needed:.1f} GiB, {free:.1f} are free"}
@@ -92,17 +111,17 @@ def measure_row(settings: StepSettings, device: str) -> dict[str, Any]:
         gc.collect()
         if device != "cpu":
             torch.cuda.empty_cache()
-    return row | _measured(measured, simulated, operations, device)
+    return row | _measured(measured, simulated, row["tflop"], device)
 
 
-def _measured(measured: Measurement, simulated: float, operations: float, device: str) -> dict[str, Any]:
+def _measured(measured: Measurement, simulated: float, tflop: float, device: str) -> dict[str, Any]:
     allocator = measured.allocator / GIB
     row = {
         "allocator": allocator,
         "process": measured.process / GIB,
         "simulated_error": simulated / allocator - 1,
         "seconds": measured.seconds,
-        "tflops": operations / measured.seconds / 1e12,
+        "tflops": tflop / measured.seconds,
     }
     if device != "cpu":
         row["device"] = measured.device / GIB
@@ -126,15 +145,17 @@ def main() -> None:
     results = REPOSITORY / "benchmarks" / "results"
     out = options.out or results / f"full_scale_{options.model if options.device != 'cpu' else 'cpu'}.json"
     rows: list[dict[str, Any]] = json.loads(out.read_text())["rows"] if out.exists() else []
-    for rung, settings in plan(
-        options.model, options.resolutions, options.ranks, options.weights, options.device
-    ):
+    missing = []
+    for rung, settings in plan(options.model, options.resolutions, options.ranks, options.weights, options.device):
         key = {
             "rung": rung, "weights": settings.weights, "resolution": settings.height, "rank": settings.rank,
         }  # fmt: skip
-        if any(key.items() <= row.items() for row in rows):
-            continue
-        row = key | measure_row(settings, options.device)
+        if not any(key.items() <= row.items() for row in rows):
+            missing.append((key, settings))
+    for (key, settings), predicted in zip(
+        missing, predictions([settings for _, settings in missing], options.device), strict=True
+    ):
+        row = key | measure_row(settings, options.device, predicted)
         rows.append(row)
         machine = torch.cuda.get_device_name() if options.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
         config = {"model": options.model, "machine": machine, "rungs": RUNGS}

@@ -1,5 +1,6 @@
 """Ranks that change while training, prefixes, and ranks shared out by energy."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from benchmarks.dynamic_rank import arms
 from qwenlab.config import TrainConfig, read_config
 from qwenlab.dataset import read_dataset
 from qwenlab.errors import QwenlabError
@@ -278,3 +280,16 @@ def test_bad_settings_are_one_clear_line(text, message, tmp_path):
 def test_the_ready_configuration_is_the_schedule_of_the_article_at_micro_width():
     config = read_config(REPOSITORY / "configs" / "micro_dynamic_rank.yaml")
     assert config.rank == config.alpha == 8 and list(config.rank_schedule.values()) == [12, 8]
+
+
+def test_the_stored_study_has_every_arm_and_three_seeds():
+    stored = json.loads((REPOSITORY / "benchmarks" / "results" / "dynamic_rank.json").read_text())
+    study, made = stored["arms"], stored["made_with"]["config"]
+    assert made["arms"] == json.loads(json.dumps(arms(made["steps"]))) and made["arms"].keys() <= study.keys()
+    for name, row in study.items():
+        assert len(row["mean_held_out_loss"]) == len(row["detail"]) == 3, name
+        assert all(0.3 < detail < 3 for detail in row["detail"])
+    for name, mean in {"8": 8, "10": 10, "12": 12, "8-12-8": 8, "8-12-8 by energy": 8, "12-8 by energy": 8}.items():
+        for ranks in study[name]["ranks"]:
+            assert np.mean(list(ranks.values())) == pytest.approx(mean), name
+    assert len(set(study["8-12-8 by energy"]["ranks"][0].values())) > 3

@@ -34,7 +34,7 @@ LIBRARY = REPOSITORY / "lora_library"
 @pytest.mark.parametrize("name", NAMES)
 def test_a_data_set_teaches_one_thing_and_keeps_the_test_pairs_out(name):
     scenes = training_scenes(name)
-    assert len({world.caption(scene) for scene in scenes}) == len(scenes) == 48
+    assert len({world.caption(scene) for scene in scenes}) == len(scenes) == 192
     assert not any(is_reserved(scene.action, scene.background) for scene in scenes)
     looks = {(s.gender, s.hair_style, s.hair_color, s.clothes) for s in scenes}
     styles = {s.style for s in scenes}

@@ -38,7 +38,7 @@ from .looks import (
 )
 from .sample import is_reserved, write_scenes
 
-COUNT, SEED, SIZE = 48, 700, 128  # pictures of a data set, of the first one's scenes, side in pixels
+COUNT, SEED, SIZE = 192, 700, 128  # pictures of a data set, of the first one's scenes, side in pixels
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from .looks import NEON, POP
 
 PAPER: Color = (0.97, 0.94, 0.87)
 _NIGHT: Color = (0.06, 0.04, 0.16)
+_GLOW: Color = (0.45, 0.75, 1.0)
+_POP_DARK: Color = (0.93, 0.25, 0.55)
+_POP_LIGHT: Color = (1.0, 0.92, 0.40)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ STYLE_OF = {
     "水彩画": Style("水彩画", 0.0028, 0.45, 0.85, 0.13),
     "水墨画": Style("水墨画", 0.0068, 1.0, 0.55, 0.02, warm=0.12, shade=False),
     "剪纸画": Style("剪纸画", 0.0036, 0.55, 1.2, 0.0, shade=False, sticker=True),
-    NEON: Style(NEON, 0.0072, 1.0, 1.5, 0.0, shade=False, night=0.45),
+    NEON: Style(NEON, 0.0072, 1.0, 1.4, 0.0, shade=False, night=0.12),
     POP: Style(POP, 0.0085, 1.0, 1.35, 0.0, shade=False),
 }
 
@@ -90,11 +93,13 @@ def finish(background: np.ndarray, figure: np.ndarray, style: Style, rng: np.ran
         shadow = np.pad(shadow, ((shift, 0), (shift, 0)))[:size, :size]
         back = back * (1 - 0.42 * shadow[..., None])
         back = back * (1 - border[..., None]) + border[..., None] * 0.985
-    if style.name == NEON:  # the light around bright outlines
-        light = _blurred(front * alpha, size * 0.022)
-        back = back * 0.45 + np.clip(1.5 * light, 0, 1) * 0.75
-    elif style.name == POP:
-        back = _halftone(back, size)
+    if style.name == NEON:  # night, and the light around bright outlines
+        glow = _blurred(np.repeat(alpha, 3, -1), size * 0.02) * np.asarray(_GLOW, np.float32)
+        back = back * 0.34 + np.asarray(_NIGHT, np.float32) * 0.66 + 0.42 * glow
+    elif style.name == POP:  # two colours, by how bright it was
+        grey = back @ np.asarray((0.3, 0.59, 0.11), np.float32)
+        share = np.clip(1.6 * grey - 0.5, 0, 1)[..., None]
+        back = np.asarray(_POP_DARK, np.float32) * (1 - share) + np.asarray(_POP_LIGHT, np.float32) * share
     picture = back * (1 - alpha) + front * alpha
     if style.name == "水彩画":
         pigment = 0.055 * smooth_noise(rng, size, 6) + 0.045 * smooth_noise(rng, size, 17)
@@ -120,17 +125,6 @@ def _blurred(picture: np.ndarray, radius: float) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     return gaussian_filter(picture, (radius, radius, 0))
-
-
-def _halftone(picture: np.ndarray, size: int, cells: int = 20) -> np.ndarray:
-    """(S, S, 3) in paler colours under a grid of dots, larger where the picture is darker."""
-    x = (np.arange(size) + 0.5) / size * cells
-    rows, columns = np.meshgrid(x, x, indexing="ij")
-    away = np.hypot((rows % 1) - 0.5, ((columns + 0.5 * (rows.astype(int) % 2)) % 1) - 0.5)  # from the cell's centre
-    grey = _blurred(picture, size / cells / 2).mean(-1)
-    dots = np.clip((0.16 + 0.34 * (1 - grey) - away) * size / cells + 0.5, 0, 1)[..., None]
-    pale = np.clip(0.42 + 0.62 * picture, 0, 1)
-    return pale * (1 - dots) + np.clip(picture * 0.72, 0, 1) * dots
 
 
 __all__ = ["STYLE_OF", "Style", "finish", "smooth_noise", "darker"]
