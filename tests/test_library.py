@@ -121,7 +121,7 @@ def draw(pipeline, scenes):
 def test_a_fused_pair_draws_both_and_leaves_the_base_as_it_was(pipeline, tmp_path):
     judge, scenes = load_library_judge(), list(test_scenes("fox", "paper", 6, 2))
     before = draw(pipeline, scenes)
-    sources = [Source(LIBRARY / f"{name}.safetensors", 0.8) for name in ("fox", "paper")]
+    sources = [Source(LIBRARY / f"{name}.safetensors") for name in ("fox", "paper")]
     with fused(pipeline, sources):
         inside = draw(pipeline, scenes)
     readings = judge.read(inside)
