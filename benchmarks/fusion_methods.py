@@ -86,9 +86,9 @@ class Bench:
                 yield
             return
         for name in names:
-            load_lora(self.pipeline, LIBRARY / f"{name}.safetensors", name)
+            load_lora(self.pipeline, LIBRARY / f"{name}.safetensors", kind_of(name))
         try:
-            with SAMPLING[method](self.pipeline, dict(zip(names, weights, strict=True))):
+            with SAMPLING[method](self.pipeline, dict(zip(map(kind_of, names), weights, strict=True))):
                 yield
         finally:
             remove_lora(self.pipeline)
@@ -213,9 +213,9 @@ def six_in_one(bench: Bench, count: int) -> dict[str, list[Row]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--grid", type=int, default=2, help="pictures of a pair at each point of the grid")
-    parser.add_argument("--count", type=int, default=16, help="fresh pictures of a pair")
+    parser.add_argument("--count", type=int, default=12, help="fresh pictures of a pair")
     parser.add_argument("--blocks", type=int, default=12, help="pictures of a LoRA with each choice of blocks")
-    parser.add_argument("--six", type=int, default=6, help="pictures of a pair with six LoRAs in one file")
+    parser.add_argument("--six", type=int, default=4, help="pictures of a pair with six LoRAs in one file")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "fusion_methods")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()

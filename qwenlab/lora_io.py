@@ -169,11 +169,14 @@ def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str =
     """Check that `path` is a LoRA for this architecture, load it the stock way, return its metadata.
 
     Raises QwenlabError (one line) for a missing, unreadable or non-LoRA file and for a LoRA of another model:
-    the stock loader would answer some of these with a mere warning and a pipeline that ignores the file. A
-    file that fits but was trained on other weights is loaded with a warning.
+    the stock loader would answer some of these with a mere warning and a pipeline that ignores the file; and for an
+    adapter name that a module cannot have, such as "pop", over which it would stop half-way. A file that fits but was
+    trained on other weights is loaded with a warning.
     """
     if lora_layers(pipeline.transformer):
         raise QwenlabError(f"{path}: the pipeline carries a trained LoRA: call remove_lora(pipeline) first")
+    if "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):  # peft keeps adapters in such dictionaries
+        raise QwenlabError(f"adapter_name {adapter_name!r} cannot name a module of torch: take another, without a dot")
     path = Path(path)
     shapes, metadata = _read_header(path)
     _check_fits(shapes, pipeline.transformer, path)

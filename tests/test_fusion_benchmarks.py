@@ -77,3 +77,15 @@ def test_the_small_speed_run_writes_what_it_measured(tmp_path, monkeypatch):
     found = json.loads((tmp_path / "s.json").read_text())
     assert all(found[name]["difference"] < 1e-4 for name in found if " x " in name)
     assert found["files"]["layers"] == 14 and found["files"]["anonymous_gib"] > 0
+
+
+def test_the_stored_result_has_every_method_chosen_on_the_grid():
+    stored = json.loads(fusion_methods.OUT.read_text())
+    assert set(stored["methods"]) == set(fusion_methods.METHODS)
+    for name, found in stored["methods"].items():
+        points = [row["weights"] for row in found["grid"]]
+        assert len(points) == 9 and found["chosen"] in points
+        best = max(row["score"] for row in found["grid"])
+        assert found["grid"][points.index(found["chosen"])]["score"] == best
+        assert ("against concat" in found) == (name != "concat")
+    assert stored["block weights"] == block_weights(stored["blocks"])

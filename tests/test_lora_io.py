@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from qwenlab.errors import QwenlabError
 from qwenlab.generate import generate
 from qwenlab.lora import inject_lora, merge_lora, target_modules
-from qwenlab.lora_io import load_lora, lora_metadata, model_fingerprint, remove_lora, save_lora
+from qwenlab.lora_io import carries_lora, load_lora, lora_metadata, model_fingerprint, remove_lora, save_lora
 from tests.tiny import tiny_pipeline
 
 
@@ -129,6 +129,14 @@ def test_files_that_hold_no_usable_lora_are_refused(lora_file, tmp_path: Path):
     assert_refused(broken, "holds no LoRA")
     save_file({key.removeprefix("transformer."): value for key, value in load_file(lora_file).items()}, broken)
     assert_refused(broken, "not in the 'transformer")
+
+
+@pytest.mark.parametrize("name", ["pop", "keys", "fox.1"])
+def test_names_that_torch_cannot_hold_are_refused_before_anything_is_loaded(lora_file, name):
+    fresh = tiny_pipeline()
+    with pytest.raises(QwenlabError, match="adapter_name"):
+        load_lora(fresh, lora_file, name)
+    assert not carries_lora(fresh)
 
 
 def test_nothing_to_save_and_nothing_on_top_of_a_trained_lora(pipeline, lora_file, tmp_path: Path):

@@ -35,7 +35,8 @@ def write_tensors(
             entries[name] = {
                 "dtype": _NAMES[data.dtype], "shape": list(data.shape), "data_offsets": [offset, offset + size],
             }  # fmt: skip
-            file.write(memoryview(data.view(torch.uint8).numpy()).cast("B"))
+            flat = data.flatten()  # a dimension of size 1 may have any stride, which `view` refuses
+            file.write(memoryview(flat.view(torch.uint8).numpy()).cast("B"))
             offset += size
         file.seek(0)
         file.write(room.to_bytes(8, "little") + _header(entries, metadata).ljust(room))
