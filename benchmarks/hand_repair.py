@@ -10,9 +10,9 @@ LoRA are paired by prompt and seed of training; their intervals come from resamp
 The LoRAs of `plain` are stored (`STORED`). Others, and pictures, stay in --work, so that a broken benchmark goes on
 where it stopped; what was read in each picture goes into `benchmarks/results/hand_repair/`, one file a way and seed.
 Those of `augmentation` and `both` come from LoRAs that saw close-ups of feet half as often, and a fifth smaller, than
-`qwenlab.hands.augment` cuts them now. Those of the recipe with region weight were drawn with LoRAs of that way that were
-trained on an H100. Two processes may share the work (`--ways plain` beside `--ways recipe`). Without
---ways everything that is missing is made, and the table written.
+`qwenlab.hands.augment` cuts them now. Those of the recipe with region weight were drawn with LoRAs of that way that
+were trained on an H100. Two processes may share the work (`--ways plain` beside `--ways recipe`). Without --ways
+everything that is missing is made, and the table written.
 """
 
 from __future__ import annotations
