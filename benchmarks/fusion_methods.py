@@ -196,7 +196,7 @@ def overlap() -> dict[str, float]:
 def six_in_one(bench: Bench, count: int) -> dict[str, list[Row]]:
     """All six LoRAs in one file of rank 48 (or 16), each pair asked for."""
     result = {}
-    for name, how in FILES.items() | {"svd to 16": {"method": "svd", "rank": 16}}.items():
+    for name, how in (FILES | {"svd to 16": {"method": "svd", "rank": 16}}).items():
         if name in ("by block", "svd to 8"):
             continue
         how = how | ({"rank": 48} if name in ("ties", "dare") else {})
