@@ -17,7 +17,7 @@ from qwenlab.files import REPOSITORY
 from qwenlab.generate import generate
 from qwenlab.lora import LoRALinear, inject_lora, lora_layers, target_modules
 from qwenlab.lora_io import load_lora, remove_lora, save_lora
-from qwenlab.rank import allocate, change_ranks, prefix
+from qwenlab.rank import allocate, change_ranks, compress, prefix
 from qwenlab.training import encode_dataset, held_out_loss, train_lora
 from qwenlab.training.rank_changes import change_due, rate_factor, step_prefix
 from tests.tiny import SIZE, tiny_pipeline
@@ -280,6 +280,12 @@ def test_bad_settings_are_one_clear_line(text, message, tmp_path):
 def test_the_ready_configuration_is_the_schedule_of_the_article_at_micro_width():
     config = read_config(REPOSITORY / "configs" / "micro_dynamic_rank.yaml")
     assert config.rank == config.alpha == 8 and list(config.rank_schedule.values()) == [12, 8]
+
+
+def test_compressed_factors_lie_in_memory_as_a_file_gives_them_back():
+    rng = torch.Generator().manual_seed(0)
+    pair = torch.randn(6, 40, generator=rng), torch.randn(50, 6, generator=rng)
+    assert all(factor.is_contiguous() for factor in compress(pair, 3)[0]), "else a resumed run rounds otherwise"
 
 
 def test_the_stored_study_has_every_arm_and_three_seeds():

@@ -40,20 +40,36 @@ def compress(pair: Pair, rank: int) -> tuple[Pair, float]:
     QR of both factors, SVD of the r x r core between them: the (d, k) matrix is never formed. In float64; the
     result is float32.
     """
-    u, s, vh = spectrum(pair)
+    u, s, vh = spectrum(pair, rank)
     energy = s.square()
     kept = float(energy[:rank].sum() / energy.sum()) if energy.sum() > 0 else 1.0
     root = s[:rank].sqrt()
-    return ((root[:, None] * vh[:rank]).float(), (u[:, :rank] * root).float()), kept
+    a, b = (root[:, None] * vh).float(), (u * root).float()
+    return (a.contiguous(), b.contiguous()), kept  # as they lie in a file: other strides round otherwise in training
 
 
-def spectrum(pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular value decomposition of B A from its factors: U (d, n), s (n,), V^T (n, k), n = min(r, d, k); float64."""
+def spectrum(pair: Pair, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular value decomposition of B A from its factors: U (d, n), s (n,), V^T (n, k), n = min(r, d, k); float64.
+
+    rank: of U and V^T the first `rank` columns and rows only, which saves most of the time; s is always whole.
+    """
     a, b = pair
-    q_b, r_b = torch.linalg.qr(b.double())
-    q_a, r_a = torch.linalg.qr(a.double().mT)
+    (reflect_b, r_b), (reflect_a, r_a) = _thin_qr(b.double()), _thin_qr(a.double().mT)
     u, s, vh = torch.linalg.svd(r_b @ r_a.mT, full_matrices=False)
-    return q_b @ u, s, vh @ q_a.mT
+    return _times_q(reflect_b, u[:, :rank]), s, _times_q(reflect_a, vh[:rank].mT).mT
+
+
+def _thin_qr(matrix: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Q of (m, n), left as Householder reflections, and R (min(m, n), n)."""
+    reflections, scales = torch.geqrf(matrix)
+    size = len(scales)
+    return (reflections[:, :size], scales), reflections[:size].triu()
+
+
+def _times_q(reflections: tuple[Tensor, Tensor], columns: Tensor) -> Tensor:
+    """Q times `columns` without forming Q."""
+    padding = columns.new_zeros(len(reflections[0]) - len(columns), columns.shape[1])
+    return torch.ormqr(*reflections, torch.cat([columns, padding]))
 
 
 def grow(pair: Pair, rank: int, seed: int = 0) -> Pair:
