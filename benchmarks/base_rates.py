@@ -22,10 +22,10 @@ from qwenlab import world
 from qwenlab.files import REPOSITORY, atomic_write_json, stamp_result
 from qwenlab.generate import generate
 from qwenlab.judge import Judge, Reading, attribute_rates, foot_right_rate, hand_right_rate, load_judge
+from qwenlab.judge.reading import FILES as JUDGE
 from qwenlab.pipeline import load_pipeline
 
 OPEN_HANDS = 0.5  # share of the prompts that ask for open fingers
-JUDGE = REPOSITORY / "qwenlab" / "judge" / "weights"
 MICRO = REPOSITORY / "qwenlab" / "micro" / "weights"
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     }
     config = {k: v for k, v in vars(options).items() if k != "out"} | {"open_hands": OPEN_HANDS}
     model = MICRO if options.model == "micro" else Path(options.model)
-    atomic_write_json(options.out, stamp_result(result, weights=[JUDGE, model], config=config))
+    atomic_write_json(options.out, stamp_result(result, weights=[*JUDGE, model], config=config))
     for name, row in result["attributes"].items():
         print(f"{name:12} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  chance {row['chance']:.3f}")
     for name in ("hands", "hands_corrected", "feet", "feet_corrected"):

@@ -31,13 +31,13 @@ from qwenlab.dataset import read_dataset
 from qwenlab.files import REPOSITORY, atomic_write_bytes, atomic_write_json, sha256_file, sha256_json, stamp_result
 from qwenlab.generate import generate
 from qwenlab.judge import load_judge
+from qwenlab.judge.reading import FILES as JUDGE
 from qwenlab.lora_io import load_lora
 from qwenlab.pipeline import load_pipeline
 from qwenlab.show import encode_image
 from qwenlab.training import train_lora
 from qwenlab.world.sample import character_test_scenes
 
-JUDGE = REPOSITORY / "qwenlab" / "judge" / "weights"
 MICRO = REPOSITORY / "qwenlab" / "micro" / "weights"
 CHUNK = 32  # pictures between two writes to disk
 
@@ -164,7 +164,7 @@ def main() -> None:
     result = {"prompts": measure_prompts(shop, options), "training": measure_training(shop, options)}
     config = {k: v for k, v in vars(options).items() if k not in ("out", "work")}
     model = MICRO if options.model == "micro" else Path(options.model)
-    atomic_write_json(options.out, stamp_result(result, weights=[JUDGE, model], config=config))
+    atomic_write_json(options.out, stamp_result(result, weights=[*JUDGE, model], config=config))
     for form, row in result["prompts"].items():
         print(f"{form:12}", *(f"{name} {row[name]['value']:.1%}" for name in ("right", "identity", "stability")))
     for form, row in result["training"].items():

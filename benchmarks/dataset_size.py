@@ -30,7 +30,7 @@ from qwenlab.dataset import Dataset, read_dataset
 from qwenlab.files import REPOSITORY, STAMP_KEY, atomic_write_json, sha256_json, stamp_result
 from qwenlab.generate import generate
 from qwenlab.judge import load_judge, rate
-from qwenlab.judge.reading import FOLDER as JUDGE
+from qwenlab.judge.reading import FILES as JUDGE
 from qwenlab.lora_io import remove_lora
 from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
 from qwenlab.training import TrainingSet, encode_dataset, held_out_loss, train_lora
@@ -81,7 +81,7 @@ class Bench:
             "model": model, "config": config.hash(), "prompts": count, "sampler_steps": SAMPLER_STEPS,
             "guidance": GUIDANCE,
         }  # fmt: skip
-        self.weights = [JUDGE, MICRO_WEIGHTS if model == "micro" else Path(model)]
+        self.weights = [*JUDGE, MICRO_WEIGHTS if model == "micro" else Path(model)]
         made_with = stamp_result({}, weights=self.weights, config=self.settings)[STAMP_KEY]
         self.key = sha256_json([made_with["weights"], made_with["config"]])[:12]
 

@@ -35,8 +35,9 @@ from qwenlab.hands.finder import find_regions, load_finder
 from qwenlab.hands.regions import Region
 from qwenlab.hands.squares import cut
 from qwenlab.judge import load_judge
-from qwenlab.judge.reading import FOLDER as JUDGE
+from qwenlab.judge.reading import FILES as JUDGE
 from qwenlab.judge.round_trip import load_vae, round_trip
+from qwenlab.judge.second import WEIGHTS as SECOND
 from qwenlab.judge.second import SecondJudge, load_second_judge
 from qwenlab.pipeline import MICRO_WEIGHTS
 
@@ -210,7 +211,8 @@ def main() -> None:
     drawn = bare_feet_drawn_right(load_second_judge())
     by_eye = {data.name: feet_by_eye(data) for data in (DATA, REDRAWN)}
     stored = result | {"second judge, drawings of bare feet": drawn, "feet by eye": by_eye}
-    atomic_write_json(RESULT, stamp_result(stored, weights=[JUDGE], config={"labels": [DATA.name, REDRAWN.name]}))
+    config = {"labels": [DATA.name, REDRAWN.name]}
+    atomic_write_json(RESULT, stamp_result(stored, weights=[*JUDGE, SECOND], config=config))
     print(f"second judge: {drawn['read_right']} of {drawn['drawn_right']} right drawings of bare feet called right")
     for name, row in result.items():
         print(f"{name}: {row['agreement']:.1%} of {row['right'] + row['wrong']} ({row['unread']} not read)")

@@ -44,7 +44,8 @@ from qwenlab.hands.regions import write_masks
 from qwenlab.hands.repair import draw_until_well_formed, repair
 from qwenlab.hands.score import PoseScore
 from qwenlab.judge import load_judge
-from qwenlab.judge.reading import FOLDER as JUDGE
+from qwenlab.judge.reading import FILES as JUDGE
+from qwenlab.judge.second import WEIGHTS as SECOND
 from qwenlab.judge.second import load_second_judge
 from qwenlab.lora_io import load_lora, remove_lora
 from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
@@ -260,7 +261,7 @@ class Bench:
             "strength": STRENGTH, "prompt_seed": PROMPT_SEED, "open_hands": OPEN_HANDS,
         }  # fmt: skip
         command = f"python -m benchmarks.hand_repair --ways '{name}' --seeds {seed}"
-        weights = [JUDGE, FINDER.parent, MICRO_WEIGHTS]
+        weights = [*JUDGE, SECOND, FINDER.parent, MICRO_WEIGHTS]
         stamped = stamp_result(record, weights=weights, config=described, command=command)
         atomic_write_text(path, json.dumps(stamped, ensure_ascii=False) + "\n")  # 256 rows: not one line a number
         return record

@@ -30,7 +30,7 @@ from qwenlab.dataset import Dataset, read_dataset, split_dataset
 from qwenlab.files import REPOSITORY, STAMP_KEY, atomic_write_json, sha256_json, stamp_result
 from qwenlab.generate import generate
 from qwenlab.judge import load_judge, rate
-from qwenlab.judge.reading import FOLDER as JUDGE
+from qwenlab.judge.reading import FILES as JUDGE
 from qwenlab.lora_io import load_lora, remove_lora
 from qwenlab.overfitting import copied_share, diversity, frechet_distance, judge_features, psnr
 from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
@@ -70,7 +70,7 @@ class Bench:
             "training": self.encode(self.training),
             "renderings": self.encode(self.pictures("held_out", character_test_scenes(LOSS_PICTURES, LOSS_SEED), 128)),
         }
-        self.weights = [JUDGE, MICRO_WEIGHTS]
+        self.weights = [*JUDGE, MICRO_WEIGHTS]
         self.hashes = stamp_result({}, weights=self.weights)[STAMP_KEY]["weights"]
 
     def pictures(self, name: str, scenes: list[world.Scene], size: int) -> Dataset:

@@ -18,10 +18,10 @@ from qwenlab import world
 from qwenlab.files import REPOSITORY, atomic_write_json, sha256_file, stamp_result
 from qwenlab.generate import generate
 from qwenlab.judge import Reading, attribute_rate, hand_right_rate, identity_rate, load_judge
+from qwenlab.judge.reading import FILES as JUDGE
 from qwenlab.lora_io import load_lora, lora_metadata
 from qwenlab.pipeline import load_pipeline
 
-JUDGE = REPOSITORY / "qwenlab" / "judge" / "weights"
 MICRO = REPOSITORY / "qwenlab" / "micro" / "weights"
 _ATTRIBUTES = (
     "action", "background", "hair_style", "hair_color", "clothes", "style", "prop", "view", "framing", "gender"
@@ -66,7 +66,7 @@ def main() -> None:
     config = {k: v for k, v in vars(options).items() if k not in ("out", "lora")}
     config |= {"lora_sha256": sha256_file(options.lora), "lora_metadata": lora_metadata(options.lora)}
     model = MICRO if options.model == "micro" else Path(options.model)
-    atomic_write_json(options.out, stamp_result(result, weights=[JUDGE, model], config=config))
+    atomic_write_json(options.out, stamp_result(result, weights=[*JUDGE, model], config=config))
     for attribute, row in result["lora"].items():
         base = result["base"].get(attribute)
         before = f"{base['value']:.3f}" if base else "-"

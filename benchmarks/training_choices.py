@@ -29,7 +29,7 @@ from qwenlab.dataset import read_dataset
 from qwenlab.files import REPOSITORY, STAMP_KEY, atomic_write_json, sha256_json, stamp_result
 from qwenlab.generate import generate
 from qwenlab.judge import load_judge, rate
-from qwenlab.judge.reading import FOLDER as JUDGE
+from qwenlab.judge.reading import FILES as JUDGE
 from qwenlab.lora_io import remove_lora
 from qwenlab.pipeline import MICRO_WEIGHTS, load_pipeline
 from qwenlab.training import TrainingSet, encode_dataset, held_out_loss, train_lora
@@ -69,7 +69,7 @@ class Bench:
         if not (folder / "captions.jsonl").exists():  # written last
             write_scenes(folder, character_test_scenes(LOSS_PICTURES, LOSS_SEED), config.resolution)
         self.renderings = read_dataset(folder)
-        self.weights = [JUDGE, MICRO_WEIGHTS if model == "micro" else Path(model)]
+        self.weights = [*JUDGE, MICRO_WEIGHTS if model == "micro" else Path(model)]
         self.hashes = stamp_result({}, weights=self.weights)[STAMP_KEY]["weights"]
 
     def held_out(self) -> TrainingSet:

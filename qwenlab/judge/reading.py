@@ -30,8 +30,9 @@ from qwenlab.judge.networks import (
 if TYPE_CHECKING:
     from PIL import Image
 
-FOLDER = Path(__file__).parent / "weights"
-WEIGHTS, CALIBRATION = FOLDER / "judge.safetensors", FOLDER / "calibration.json"
+WEIGHTS = Path(__file__).parent / "weights" / "judge.safetensors"
+CALIBRATION = WEIGHTS.with_name("calibration.json")
+FILES = (WEIGHTS, CALIBRATION)  # all that `load_judge` reads: what a result names that this judge gave
 
 
 @dataclass(frozen=True)
