@@ -1,5 +1,6 @@
 # Two commands: `make lab` opens the first lesson, `make test` runs every test and every notebook.
-# Both first create the environment .venv (once). Another interpreter: make lab PYTHON=python3.12
+# `test` has two workers, each a file at a time. Both commands first create the environment .venv (once).
+# Another interpreter: make lab PYTHON=python3.12
 
 PYTHON ?= python3
 VENV   := .venv
@@ -14,7 +15,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # uv resolves and downloads in seconds; it lives inside the environment, so nothing else is touched.
 $(STAMP): pyproject.toml constraints.txt
