@@ -181,10 +181,10 @@ def fuse(
 
     sources = [parse_source(text) for text in files]
     with Progress() as bar:
-        task = bar.add_task("fusing layers", total=None)
+        task = bar.add_task("fusing layers", total=None, visible=False)  # a refused file shows no empty bar
         result = merge(
             sources, out, method=method, rank=rank, dtype=dtype, allow_partial=allow_partial,
-            on_layer=lambda total: bar.update(task, total=total, advance=1),
+            on_layer=lambda total: bar.update(task, total=total, advance=1, visible=True),
         )  # fmt: skip
     typer.echo(f"{result.layers} layers of {len(sources)} files in {result.path}")
     if result.kept:
@@ -207,10 +207,10 @@ def resize(
     from qwenlab.resize import resize as change
 
     with Progress() as bar:
-        task = bar.add_task("layers", total=None)
+        task = bar.add_task("layers", total=None, visible=False)  # a refused file shows no empty bar
         result = change(
             file, out, rank=rank, energy=energy, dtype=dtype,
-            on_layer=lambda total: bar.update(task, total=total, advance=1),
+            on_layer=lambda total: bar.update(task, total=total, advance=1, visible=True),
         )  # fmt: skip
     ranks, worst = sorted(result.ranks.values()), min(result.kept, key=result.kept.get)
     typer.echo(f"{len(ranks)} layers of rank {ranks[0]} to {ranks[-1]} in {result.path}")
