@@ -10,13 +10,13 @@ __version__ = "0.1.0"
 __all__ = ["load_pipeline", "__version__"]
 
 if TYPE_CHECKING:
-    from qwenlab.pipeline import load_pipeline
+    from qwenlab.model.pipeline import load_pipeline
 
 
 def __getattr__(name: str) -> Any:
     """Import `load_pipeline` on first use: torch and diffusers take seconds to import."""
     if name == "load_pipeline":
-        from qwenlab.pipeline import load_pipeline
+        from qwenlab.model.pipeline import load_pipeline
 
         return load_pipeline
     raise AttributeError(f"module 'qwenlab' has no attribute {name!r}")

@@ -47,7 +47,7 @@ def check_dataset(
     min_side: Annotated[int, typer.Option(min=1, help="Pixels that the shorter side should have")] = 512,
 ) -> None:
     """Say what is wrong with a data set, and mend it in a copy. Exits with 1 when errors are left."""
-    from qwenlab.dataset_check.command import run
+    from qwenlab.data.check.command import run
 
     raise typer.Exit(run(folder, html, fix, min_side))
 
@@ -61,9 +61,11 @@ def train(
     from qwenlab.config import read_config
 
     settings = read_config(config)  # before torch is imported: a mistake in the file is answered at once
+    from qwenlab.hands import hand_options
     from qwenlab.training import open_pipeline, train_lora
 
-    result = train_lora(open_pipeline(settings), settings, resume=resume)
+    pipeline = open_pipeline(settings)
+    result = train_lora(pipeline, settings, resume=resume, **hand_options(pipeline, settings))
     typer.echo(f"LoRA saved in {result.lora_path} after {result.seconds:.0f} s of training")
     typer.echo(
         f'Next: qwenlab generate --base {settings.base} --lora {result.lora_path} --prompt "..." --out picture.png'
@@ -119,16 +121,16 @@ def generate(
     if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
         raise QwenlabError(f"--out {out}: no file can be written there; give the path of a new picture")
     if lora is not None:
-        from qwenlab.lora_io import lora_metadata
+        from qwenlab.lora.io import lora_metadata
 
         lora_metadata(lora)  # a missing or broken file is answered before the model is loaded
     from qwenlab.files import atomic_write_bytes
-    from qwenlab.generate import generate as draw
-    from qwenlab.pipeline import load_pipeline
+    from qwenlab.model.generation import generate as draw
+    from qwenlab.model.pipeline import load_pipeline
 
     pipeline = load_pipeline(base, precision=precision)
     if lora is not None:
-        from qwenlab.lora_io import load_lora
+        from qwenlab.lora.io import load_lora
 
         load_lora(pipeline, lora)
     (image,) = draw(pipeline, prompt, seed, steps=steps, progress=True)
@@ -147,8 +149,8 @@ def doctor(
     """Say what a LoRA file is, and what diffusers and ComfyUI do with it; with --fix, rewrite it without loss."""
     if fix is None and layout is not None:
         raise QwenlabError("--format: says how to rewrite the file; give --fix OUT.safetensors as well")
-    from qwenlab.lora_files import check_target, diagnose
-    from qwenlab.lora_files import fix as rewrite
+    from qwenlab.lora.files import check_target, diagnose
+    from qwenlab.lora.files import fix as rewrite
 
     if fix is not None:
         check_target(file, fix, layout or "diffusers")
@@ -176,8 +178,8 @@ def fuse(
     """Merge LoRA files into one, layer by layer."""
     from rich.progress import Progress
 
-    from qwenlab.fusion import fuse as merge
-    from qwenlab.fusion import parse_source
+    from qwenlab.lora.fusion import fuse as merge
+    from qwenlab.lora.fusion import parse_source
 
     sources = [parse_source(text) for text in files]
     with Progress() as bar:
@@ -204,7 +206,7 @@ def resize(
     """Write a LoRA in another rank: smaller with the least loss, or larger without any."""
     from rich.progress import Progress
 
-    from qwenlab.resize import resize as change
+    from qwenlab.lora.resizing import resize as change
 
     with Progress() as bar:
         task = bar.add_task("layers", total=None, visible=False)  # a refused file shows no empty bar
@@ -222,7 +224,7 @@ def tour(
     out: Annotated[Path, typer.Option(help="Folder for the executed copies and the page")] = Path("build"),
 ) -> None:
     """Run every notebook in order, without a browser, and put them on one HTML page."""
-    from qwenlab.tour import run_tour
+    from qwenlab.course.tour import run_tour
 
     page = run_tour(out)
     typer.echo(f"All notebooks ran. Open {page} in a browser.")
@@ -233,7 +235,7 @@ def claims(
     out: Annotated[Path | None, typer.Option(help="Write the table here (.md or .html) instead of printing it")] = None,
 ) -> None:
     """Show the claims this series examines, with verdict and evidence."""
-    from qwenlab.claims import load_claims, to_html, to_markdown
+    from qwenlab.course.claims import load_claims, to_html, to_markdown
     from qwenlab.files import atomic_write_text
 
     formats = {".md": to_markdown, ".html": to_html}

@@ -73,17 +73,17 @@ class TrainConfig:
 
     # model
     base: str = "micro"  # what load_pipeline takes: "micro", a folder, "Qwen/Qwen-Image"
-    base_precision: str = ""  # fp32, bf16, int8 or nf4 (qwenlab.quantize); empty: what load_pipeline chooses
+    base_precision: str = ""  # fp32, bf16, int8 or nf4 (qwenlab.model.quantize); empty: what load_pipeline chooses
     resolution: int = 128  # side in pixels of a square picture; see resize_mode for others
     use_vae: bool = True  # the transformer knows latents only; there is nothing to switch off
-    attention_backend: str = "native"  # or "xformers", ...: qwenlab.attention_backends tests it before it is used
+    attention_backend: str = "native"  # or "xformers", ...: qwenlab.model.attention_backends tests it before it is used
     # data
     dataset: str = "data_sample"  # folder with images/ and captions.jsonl
     output_dir: str = "runs/lora"
     trigger: str = ""  # the caption tag that stands for the character; recorded in the file, not used
     caption_dropout: float = 0.1  # share of samples that see the negative prompt instead: keeps guidance working
     # "letterbox": every picture a square, the rest black; "buckets": each cut to the nearest shape of at most
-    # resolution x resolution pixels (qwenlab.buckets), and no batch mixes shapes
+    # resolution x resolution pixels (qwenlab.data.buckets), and no batch mixes shapes
     resize_mode: str = "letterbox"
     random_flip: bool = False  # mirror images too, left and right exchanged in their captions; not with writing in them
     caption_orders: int = 1  # orders of a caption's tags, the first tag in front; 1: as written
@@ -94,7 +94,7 @@ class TrainConfig:
     prior_dataset: str = ""  # folder like dataset; as many of its pictures go into each step
     prior_weight: float = 1.0  # of their loss
     unmasked_weight: float = 1.0  # weight in the loss of what masks/NAME.png leaves black; 1: no masks
-    # Close-ups of hands and feet cut from the pictures (qwenlab.hands.augment); needs keypoints.jsonl in dataset
+    # Close-ups of hands and feet cut from the pictures (qwenlab.hands.close_ups); needs keypoints.jsonl in dataset
     augment_hands: bool = False
     hand_share: float = 0.5  # of the samples that are such close-ups; 1: nothing else
     close_ups: list[str] = field(default_factory=lambda: ["hand", "feet"])
@@ -110,7 +110,7 @@ class TrainConfig:
     optimizer: str = "adamw"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    timestep_sampling: str = "logit_normal"  # see qwenlab.flow.sample_sigmas
+    timestep_sampling: str = "logit_normal"  # see qwenlab.model.flow.sample_sigmas
     loss_weighting: str = "none"  # of the sigmas: diffusers.training_utils.compute_loss_weighting_for_sd3
     # A loss on the structure of hands and feet in drawings (qwenlab.hands.structure); needs keypoints.jsonl in dataset
     use_structural_loss: bool = False
@@ -134,7 +134,7 @@ class TrainConfig:
     dropout: float = 0.0
     apply_to: list[str] = field(default_factory=lambda: ["attention+mlp"])
     init_lora: str = ""  # LoRA file, of any trainer, from which training goes on
-    # Another rank from a step on, such as {267: 12, 533: 8} (qwenlab.rank); alpha / rank stays what it is
+    # Another rank from a step on, such as {267: 12, 533: 8} (qwenlab.lora.rank); alpha / rank stays what it is
     rank_schedule: dict[int, int] = field(default_factory=dict)
     rank_warmup_steps: int = 20  # steps in which the learning rate rises again after a change
     rank_by_energy: bool = False  # a lower rank of the schedule is the mean over layers, shared out by energy

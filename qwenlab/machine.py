@@ -6,11 +6,11 @@ import shutil
 import sys
 from dataclasses import dataclass
 from importlib import metadata, util
-from pathlib import Path
 
 import psutil
 
 from qwenlab.files import REPOSITORY
+from qwenlab.model.micro_weights import MICRO_WEIGHTS
 
 GIB = 1024**3
 _NEEDED = (
@@ -73,19 +73,17 @@ def _package(name: str) -> Check:
     try:
         return Check(True, f"{name} {metadata.version(name)}")
     except metadata.PackageNotFoundError:
-        return Check(
-            False, f"{name} is missing", "run `make lab` again, or: pip install -c constraints.txt -e ."
-        )
+        return Check(False, f"{name} is missing", "run `make lab` again, or: pip install -c constraints.txt -e .")
 
 
 def _shipped_files() -> Check:
-    folder = Path(__file__).parent / "micro" / "weights"
+    folder = MICRO_WEIGHTS
     weights = {part: list((folder / part).glob("*.safetensors")) for part in _MICRO_PARTS}
     missing = [part for part, found in weights.items() if not found]
     if len(missing) == len(_MICRO_PARTS):
         return Check(False, "the micro model's weights are missing", "clone the repository again, in full")
     if missing:
-        train = "python -m qwenlab.micro.pretrain --out runs/base"
+        train = "python -m qwenlab.lab.micro.pretrain --out runs/base"
         return Check(None, f"micro model: not trained yet: {', '.join(missing)}", f"to train them: {train}")
     size = sum(file.stat().st_size for found in weights.values() for file in found) / 1024**2
     return Check(True, f"micro model: {', '.join(weights)}, {size:.1f} MiB")

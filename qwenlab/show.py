@@ -55,9 +55,7 @@ def grid(
     for index, image in enumerate(images):
         x = _MARGIN + index % columns * step_x
         y = _MARGIN + index // columns * step_y + head_height
-        sheet.paste(
-            image.convert("RGB"), (x + (cell_width - image.width) // 2, y + (cell_height - image.height) // 2)
-        )
+        sheet.paste(image.convert("RGB"), (x + (cell_width - image.width) // 2, y + (cell_height - image.height) // 2))
         if labels:
             draw.text((x + cell_width / 2, y + cell_height + 1), labels[index], _INK, font, anchor="ma")
     return sheet

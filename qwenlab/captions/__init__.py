@@ -9,7 +9,7 @@ file of them; `fix`, `fix_set` and `fix_file` apply the rewrites that cannot cha
 from qwenlab.captions.files import FileReport, fix_file, lint_file, read_captions
 from qwenlab.captions.finding import Edit, Finding, apply_edits
 from qwenlab.captions.length import MAX_TOKENS, count_tokens, estimate_tokens
-from qwenlab.captions.lint import RULES, fix, lint
+from qwenlab.captions.linter import RULES, fix, lint
 from qwenlab.captions.sets import SET_RULES, SetReport, fix_set, lint_set
 from qwenlab.captions.template import Caption, Character, Part, build, kind_of, parse
 

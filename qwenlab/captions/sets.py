@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from qwenlab.captions.finding import Edit, Finding, apply_edits
-from qwenlab.captions.lint import lint_caption
+from qwenlab.captions.linter import lint_caption
 from qwenlab.captions.template import Caption, Part, anchor_match
 from qwenlab.captions.words import LIVING
 

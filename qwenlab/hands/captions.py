@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 from qwenlab.captions.words import any_of
-from qwenlab.dataset import Dataset
+from qwenlab.data.dataset import Dataset
 
 #: The keywords of the article's rule, and what it appends to the captions of the copies.
 ARTICLE_KEYWORDS = ("手", "手指", "握", "拿", "举", "脚", "站立", "行走")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwenlab.generate import NEGATIVE_PROMPT, native_size
+from qwenlab.model.generation import NEGATIVE_PROMPT, native_size
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline

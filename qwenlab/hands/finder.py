@@ -2,7 +2,7 @@
 
 A small detector of the drawn world by centre points (Zhou et al., Objects as Points, arXiv 1904.07850): one map of
 centres and one of sizes for each kind, and for hands which way they are turned. For photographs and other drawings a
-detector such as the YOLO models of ADetailer takes its place; `qwenlab.hands.repair` only asks for regions.
+detector such as the YOLO models of ADetailer takes its place; `qwenlab.hands.repairing` only asks for regions.
 
 B pictures of 128 x 128 pixels in [-1, 1]; maps of 32 x 32 cells; K = 2 kinds. Of a hand's turn there are three maps:
 the cosine and the sine of its angle, and 1 or -1 for the thumb on the right or left (`Region`).
@@ -21,14 +21,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from qwenlab.data.regions import Region
 from qwenlab.hands.networks import load_frozen, smooth_layer
-from qwenlab.hands.regions import Region
+from qwenlab.model.micro_weights import HAND_WEIGHTS
 
 SIZE, STRIDE = 128, 4  # pixels of the side of a picture, and of a cell
 KINDS = ("hand", "feet")
 UNIT = 32.0  # pixels; sizes are learnt as logarithms of multiples of it
 THRESHOLD = 0.3
-WEIGHTS = Path(__file__).parent / "weights" / "finder.safetensors"
+WEIGHTS = HAND_WEIGHTS / "finder.safetensors"
 
 
 class Finder(nn.Module):
@@ -55,7 +56,7 @@ class Finder(nn.Module):
 
 def load_finder(path: Path = WEIGHTS) -> Finder:
     """The detector as shipped, frozen, float32. Raises QwenlabError when the file does not fit."""
-    return load_frozen(Finder(), path, "the detector of hands", "qwenlab.hands.train_finder")
+    return load_frozen(Finder(), path, "the detector of hands", "qwenlab.lab.hands.train_finder")
 
 
 @torch.no_grad()

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from qwenlab.data.regions import Region
 from qwenlab.hands.finder import KINDS, Finder, find_regions
 from qwenlab.hands.networks import load_frozen, smooth_layer
-from qwenlab.hands.regions import Region
 from qwenlab.hands.squares import CONTEXT, as_tensor, cut
+from qwenlab.model.micro_weights import HAND_WEIGHTS
 
 SIDE, SEEN = 48, 1.2  # pixels of a square, and its side in sides of the region
-WEIGHTS = Path(__file__).parent / "weights" / "form_net.safetensors"
+WEIGHTS = HAND_WEIGHTS / "form_net.safetensors"
 
 
 class FormNet(nn.Module):
@@ -44,7 +45,7 @@ class FormNet(nn.Module):
 
 def load_form_net(path: Path = WEIGHTS) -> FormNet:
     """The network as shipped, frozen, float32. Raises QwenlabError when the file does not fit."""
-    return load_frozen(FormNet(), path, "the network of forms", "qwenlab.hands.train_form_net")
+    return load_frozen(FormNet(), path, "the network of forms", "qwenlab.lab.hands.train_form_net")
 
 
 class FormScore:

@@ -1,7 +1,7 @@
 """OpenPose's body and hand networks as plain modules, with gradients, for the structure loss on real pictures.
 
 controlnet-aux's detector classes run them under `no_grad` and go on in NumPy, so a loss on what they return trains
-nothing. The modules inside are ordinary convolutions. Traps on the way, each checked in tests/test_openpose.py:
+nothing. The modules inside are ordinary convolutions. Traps on the way, each checked in tests/hands/test_openpose.py:
 
 - they read BGR in -0.5..0.5 (x / 256 - 0.5), not RGB;
 - hands are read at about 368 pixels a crop: `SIZE`;

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from qwenlab.hands.networks import load_frozen, smooth_layer
+from qwenlab.model.micro_weights import HAND_WEIGHTS
 
 CROP, STRIDE, JOINTS = 48, 2, 24
 HAND, FOOT = slice(0, 21), slice(21, 24)
 SPREAD = 1.0  # cells; the standard deviation of a joint's spot
-WEIGHTS = Path(__file__).parent / "weights" / "pose_net.safetensors"
+WEIGHTS = HAND_WEIGHTS / "pose_net.safetensors"
 
 
 class PoseNet(nn.Module):
@@ -65,4 +66,4 @@ def joint_positions(logits: Tensor) -> Tensor:
 
 def load_pose_net(path: Path = WEIGHTS) -> PoseNet:
     """The network as shipped, frozen, float32. Raises QwenlabError when the file does not fit."""
-    return load_frozen(PoseNet(), path, "the pose network", "qwenlab.hands.train_pose_net")
+    return load_frozen(PoseNet(), path, "the pose network", "qwenlab.lab.hands.train_pose_net")

@@ -15,8 +15,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from qwenlab.hands.keypoints import Keypoints
-from qwenlab.hands.regions import Region
+from qwenlab.data.keypoints import Keypoints
+from qwenlab.data.regions import Region
 
 # Of a square's side, in sides of the region: what lies around a hand tells how to join it to the arm. The region of a
 # pair of feet has the legs in it already.

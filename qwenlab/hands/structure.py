@@ -15,7 +15,7 @@ B batch, S tokens, C channels of a token, N crops, z latent channels, h x w late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,15 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwenlab.flow import predict_x0
-from qwenlab.hands.regions import Region
-from qwenlab.vae2d import decode_still
+from qwenlab.data.regions import Region
+from qwenlab.model.flow import predict_x0
+from qwenlab.model.vae2d import decode_still
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLQwenImage, QwenImagePipeline
+    from diffusers import AutoencoderKLQwenImage
 
-    from qwenlab.config import TrainConfig
-    from qwenlab.training.batches import Batch, ExtraLoss
+    from qwenlab.training.batches import Batch
 
 CELL = 8  # pixels of a latent cell
 
@@ -133,33 +132,3 @@ def decode_normalised(vae: AutoencoderKLQwenImage, latents: Tensor) -> Tensor:
     mean = latents.new_tensor(vae.config.latents_mean)[:, None, None]
     std = latents.new_tensor(vae.config.latents_std)[:, None, None]
     return decode_still(vae, (latents * std + mean).to(vae.dtype)).float()
-
-
-def structure_schedule(pipeline: QwenImagePipeline, config: TrainConfig) -> Callable[[int], ExtraLoss | None]:
-    """For the training loop: the loss of a step, as `config` says; None for the steps without.
-
-    Raises QwenlabError when a pose network cannot be loaded.
-    """
-    if not config.use_structural_loss:
-        return lambda step: None
-    pipeline.vae.requires_grad_(False)
-    loss = StructureLoss(
-        pipeline.vae, pose_networks(config, pipeline.vae), config.structural_weight, config.structural_max_sigma
-    )
-    return lambda step: loss if step > config.structural_from_step else None
-
-
-def pose_networks(config: TrainConfig, like: torch.nn.Module) -> dict[str, PoseFeatures]:
-    """For hands and feet: OpenPose's networks from `config.openpose_dir`, or that of the drawn world; on the device of
-    `like`, OpenPose's in its dtype too."""
-    if config.openpose_dir:
-        from qwenlab.hands.openpose import load_openpose
-
-        networks = {kind: load_openpose(config.openpose_dir, kind) for kind in ("hand", "foot")}
-        for network in networks.values():
-            network.network.to(like.device, like.dtype)
-        return networks
-    from qwenlab.hands.pose_net import load_pose_net
-
-    network = MicroPose(load_pose_net().to(like.device))
-    return {"hand": network, "foot": network}

@@ -4,3 +4,16 @@
 step, `simulate` executes it on fake tensors and `measure` on real ones, watched by `live_bytes`; `plan` and `cards`
 choose, `command` answers `qwenlab memory`.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "cards": ["Card", "find_card"],
+        "formula": ["predict_step"],
+        "measure": ["measure_step"],
+        "settings": ["StepSettings"],
+        "simulate": ["simulate_step"],
+    },
+)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from qwenlab.lora.targets import target_modules
 from qwenlab.memory.settings import StepSettings
-from qwenlab.targets import target_modules
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qwenlab.lora.targets import TARGETS, target_modules
 from qwenlab.memory.settings import StepSettings
-from qwenlab.targets import TARGETS, target_modules
 
 GIB = 1024**3
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # numbers under one scale of a byte; such scales under one of four bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 from qwenlab.memory.formula import GIB, NF4_BLOCK, NF4_NESTED_BLOCK
 
 TEXT_ENCODER_PARAMETERS = 8_292_166_656
-TEXT_ENCODER_BLOCKS = 6_525_288_448  # of them in the matrices of its blocks, which `qwenlab.quantize` rounds
+TEXT_ENCODER_BLOCKS = 6_525_288_448  # of them in the matrices of its blocks, which `qwenlab.model.quantize` rounds
 VAE_PARAMETERS = 126_892_531
 # Bytes of a pixel in the widest stage of the VAE: 96 channels in several maps at once. Folded, in bfloat16.
 VAE_ENCODE_BYTES, VAE_DECODE_BYTES = 96 * (4 + 4 + 2 + 2), 96 * (4 + 4 + 2 + 2 + 2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenlab.errors import QwenlabError
-from qwenlab.targets import target_modules
+from qwenlab.lora.targets import target_modules
 
 WEIGHTS = ("fp32", "bf16", "int8", "nf4")
 OPTIMIZERS = ("adamw", "adamw_8bit")
@@ -59,7 +59,7 @@ class StepSettings:
         its attention, which is kept.
     attention: "math" (written out) or a fused kernel, without the matrix of all pairs: "sdpa" (PyTorch chooses),
         "flash" and "efficient" (of PyTorch, on CUDA), "xformers" (when installed). A prediction takes them for one.
-    modulation_table: `qwenlab.modulation` replaces the modulation layers.
+    modulation_table: `qwenlab.model.modulation` replaces the modulation layers.
     """
 
     model: ModelSize = QWEN_IMAGE

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_iter
 
-from qwenlab.lora import trainable_parameters
+from qwenlab.lora.layers import trainable_parameters
 from qwenlab.memory.live_bytes import LiveBytes, Record
 from qwenlab.memory.settings import StepSettings
 from qwenlab.memory.step import Step, build_step

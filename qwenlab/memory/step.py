@@ -14,15 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qwenlab.attention_backends import attention_backend
-from qwenlab.lora import inject_lora, target_modules
+from qwenlab.lora.layers import inject_lora
+from qwenlab.lora.targets import target_modules
 from qwenlab.memory.live_bytes import LiveBytes
 from qwenlab.memory.settings import StepSettings
 from qwenlab.memory.stand_ins import NF4Linear, StandInAdamW8bit
-from qwenlab.modulation import TableRow
-from qwenlab.quantize import quantise_linear
+from qwenlab.model.attention_backends import attention_backend
+from qwenlab.model.modulation import TableRow
+from qwenlab.model.quantize import quantise_linear
 from qwenlab.training.batches import Batch, flow_loss
-from qwenlab.training.checkpointing import enable_checkpointing
+from qwenlab.training.gradient_checkpointing import enable_checkpointing
 from qwenlab.training.lean import lean_forward
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16, "nf4": torch.bfloat16}

@@ -10,29 +10,18 @@ machine and optimizer, `loop` trains, `run` keeps state and files, `held_out` me
 `observers` and `dashboard` watch.
 """
 
-from qwenlab.training.batches import Batch, draw_batch, draw_batches, flow_loss
-from qwenlab.training.dashboard import Dashboard
-from qwenlab.training.held_out import held_out_loss
-from qwenlab.training.loop import TrainResult, optimize, save_previews, train_lora
-from qwenlab.training.observers import Observer
-from qwenlab.training.opening import open_pipeline
-from qwenlab.training.runtime import usable_precision
-from qwenlab.training.training_set import TrainingSet, encode_dataset
+import lazy_loader
 
-__all__ = [
-    "Batch",
-    "Dashboard",
-    "Observer",
-    "TrainResult",
-    "TrainingSet",
-    "draw_batch",
-    "draw_batches",
-    "encode_dataset",
-    "flow_loss",
-    "held_out_loss",
-    "open_pipeline",
-    "optimize",
-    "save_previews",
-    "train_lora",
-    "usable_precision",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "batches": ["Batch", "draw_batch", "draw_batches", "flow_loss"],
+        "dashboard": ["Dashboard"],
+        "held_out": ["held_out_loss"],
+        "loop": ["TrainResult", "optimize", "save_previews", "train_lora"],
+        "observers": ["Observer"],
+        "opening": ["open_pipeline"],
+        "runtime": ["usable_precision"],
+        "training_set": ["TrainingSet", "encode_dataset"],
+    },
+)

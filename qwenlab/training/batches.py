@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import pad_texts
+from qwenlab.data.regions import Region
 from qwenlab.errors import QwenlabError
-from qwenlab.flow import derived_generator, interpolate, model_timestep, sample_sigmas, to_grid, velocity
-from qwenlab.generate import NEGATIVE_PROMPT
-from qwenlab.hands.regions import Region
+from qwenlab.model.encoding import pad_texts
+from qwenlab.model.flow import derived_generator, interpolate, model_timestep, sample_sigmas, to_grid, velocity
+from qwenlab.model.generation import NEGATIVE_PROMPT
 from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -170,9 +170,7 @@ def make_batch(
     )
 
 
-def picture_at(
-    training_set: TrainingSet, seed: int, visit: int, samples_per_step: int = 1
-) -> tuple[TrainingSet, int]:
+def picture_at(training_set: TrainingSet, seed: int, visit: int, samples_per_step: int = 1) -> tuple[TrainingSet, int]:
     """The set and the picture in it of the `visit`-th sample of a run: the pictures, or their close-ups.
 
     Of any n visits in a row the share `hand_share` are close-ups, to within one; both sets keep their own epochs.
@@ -219,9 +217,7 @@ def epoch_order(seed: int, epoch: int, sizes: tuple[Hashable, ...], samples_per_
     return tuple(rest[:head] + middle + rest[head:])
 
 
-def batches_loss(
-    transformer: torch.nn.Module, batches: Sequence[Batch], extra: ExtraLoss | None = None
-) -> Tensor:
+def batches_loss(transformer: torch.nn.Module, batches: Sequence[Batch], extra: ExtraLoss | None = None) -> Tensor:
     """`flow_loss` over several batches, a float32 scalar: each picture counts the same, whatever its size."""
     total = sum(len(batch.sigma) for batch in batches)
     return sum(flow_loss(transformer, batch, extra) * (len(batch.sigma) / total) for batch in batches)

@@ -23,7 +23,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from qwenlab.lora import LoRALinear, lora_layers
+from qwenlab.lora.layers import LoRALinear, lora_layers
 
 # Up to so many tokens attention is written out in bfloat16: the CPU's own kernel takes three times as long, most of it
 # in the backward pass. Memory grows with the square.
@@ -150,11 +150,7 @@ class Group:
             with torch.autocast(device, enabled=False):
                 y = AddedLoRA.apply(rows.to(dtype), weight, bias, scalings, *factors)
         else:
-            tensors = [
-                tensor
-                for layer in self.layers
-                for tensor in (layer.base_layer.weight, *layer.factors)
-            ]
+            tensors = [tensor for layer in self.layers for tensor in (layer.base_layer.weight, *layer.factors)]
             y = MergedLoRA.apply(rows, scalings, self._frozen(torch.float32)[1], *tensors)
         return y.view(*x.shape[:-1], -1)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qwenlab.config import TrainConfig
-from qwenlab.lora import target_modules
+from qwenlab.lora.targets import target_modules
 from qwenlab.training.loop import optimize
 from qwenlab.training.runtime import make_accelerator, make_optimizer, training_mode, training_precision
 from qwenlab.training.training_set import TrainingSet

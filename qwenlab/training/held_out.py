@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from qwenlab.flow import derived_generator
+from qwenlab.model.flow import derived_generator
 from qwenlab.training.batches import flow_loss, make_batch
 from qwenlab.training.training_set import TrainingSet
 

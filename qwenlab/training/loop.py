@@ -14,24 +14,28 @@ import torch
 from torch import Tensor
 
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import Dataset, encode_text, read_dataset
+from qwenlab.data.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
-from qwenlab.generate import generate
-from qwenlab.hands.structure import structure_schedule
-from qwenlab.lora_io import carries_lora, remove_lora
-from qwenlab.quantize import weight_precision
+from qwenlab.lora.io import carries_lora, remove_lora
+from qwenlab.model.encoding import encode_text
+from qwenlab.model.generation import generate
+from qwenlab.model.quantize import weight_precision
 from qwenlab.training.batches import ExtraLoss, batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
 from qwenlab.training.rank_changes import change_due, rate_factor, step_prefix
 from qwenlab.training.run import STATE_FILE, Run, exclusive
 from qwenlab.training.runtime import interruptible, make_accelerator, training_mode, training_precision
-from qwenlab.training.training_set import RunData, TrainingSet, prepare_data
+from qwenlab.training.training_set import RunData, TrainingSet, WriteCloseUps, prepare_data
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers import QwenImagePipeline
     from tqdm import tqdm
+
+
+def _no_loss(step: int) -> None:
+    """No further loss at any step."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,11 @@ def train_lora(
     observers: Sequence[Observer] = (),
     resume: bool = False,
     extra: Callable[[int], ExtraLoss | None] | None = None,
+    close_ups: WriteCloseUps | None = None,
 ) -> TrainResult:
     """Train a LoRA on `config.dataset` (or `dataset`) and write `output_dir/lora.safetensors`.
 
-    The pipeline keeps the trained LoRA, so that it can draw at once; `qwenlab.lora_io.remove_lora` gives the
+    The pipeline keeps the trained LoRA, so that it can draw at once; `qwenlab.lora.io.remove_lora` gives the
     base back. Rounding to the base's dtype is done before saving: the file gives the very pixels that the
     pipeline gives. With `config.free_text_encoder` the pipeline comes back without its text encoder.
 
@@ -75,7 +80,8 @@ def train_lora(
         observers: told of steps, validation and previews, such as `qwenlab.training.Dashboard`.
         resume: go on with the run that `output_dir/training-state.safetensors` holds, to the same bits as an unbroken
             one (same machine and number of threads). The file is written every `save_every_n_steps` and by Ctrl-C.
-        extra: a loss of your own for each step, in place of the structure loss that `config` asks for.
+        extra: a further loss for each step (None for the steps without), such as the structure loss that `config` asks
+            for. close_ups: cuts the pictures that `augment_hands` asks for. `qwenlab.hands.hand_options` gives both.
 
     Raises: QwenlabError for weights in another precision than `base_precision`, a broken dataset, a folder that cannot
         be written, holds an unfinished run or is in use, a missing optimizer package, an attention backend that fails
@@ -83,6 +89,7 @@ def train_lora(
     """
     from tqdm import tqdm  # plain text: a notebook keeps it, where the widget needs a live kernel
 
+    _check_handed(config, extra, close_ups)
     have = weight_precision(pipeline.transformer)
     if config.base_precision and config.base_precision != have:
         raise QwenlabError(
@@ -108,7 +115,7 @@ def train_lora(
             )
         started = time.perf_counter()
         with accelerator.local_main_process_first():  # the others find everything in the cache
-            data = prepare_data(pipeline, dataset, config, say, progress)
+            data = prepare_data(pipeline, dataset, config, say, progress, close_ups)
         caching_seconds = time.perf_counter() - started
         if config.free_text_encoder and not config.use_structural_loss:  # the VAE comes back for previews
             pipeline.vae.to("cpu")
@@ -124,7 +131,7 @@ def train_lora(
         with tqdm(
             total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, disable=not progress
         ) as bar:
-            previews = _train(run, data, accelerator, first, bar, on_step, observers, extra)
+            previews = _train(run, data, accelerator, first, bar, on_step, observers, extra or _no_loss)
         seconds = time.perf_counter() - started
         path = output_dir / "lora.safetensors"
         if accelerator.is_main_process:
@@ -139,6 +146,16 @@ def train_lora(
     return TrainResult(path, run.losses, caching_seconds, seconds, previews, run.validation, run.best_step)
 
 
+def _check_handed(config: TrainConfig, extra: object, close_ups: object) -> None:
+    """This room knows no hands: what a configuration wants of them must be handed to it."""
+    for setting, given in (("use_structural_loss", extra), ("augment_hands", close_ups)):
+        if getattr(config, setting) and given is None:
+            raise QwenlabError(
+                f"{setting}: hand over what does it, train_lora(pipeline, config, **hand_options(pipeline, config)); "
+                "hand_options is in qwenlab.hands"
+            )
+
+
 def _train(
     run: Run,
     data: RunData,
@@ -147,7 +164,7 @@ def _train(
     bar: tqdm,
     on_step: Callable[[int, float], None] | None,
     observers: Sequence[Observer],
-    extra: Callable[[int], ExtraLoss | None] | None,
+    extra: Callable[[int], ExtraLoss | None],
 ) -> list[Path]:
     """The steps after `first` with all that is due between them; returns the previews."""
     pipeline, config = run.pipeline, run.config
@@ -177,8 +194,7 @@ def _train(
                 if config.preview_every_n_steps:
                     preview(0)
             steps = optimize(
-                transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior,
-                extra or structure_schedule(pipeline, config),
+                transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior, extra
             )  # fmt: skip
             for step, loss in steps:
                 run.after_step(loss)
@@ -224,7 +240,7 @@ def optimize(
     accelerator: Accelerator,
     first: int = 0,
     prior: TrainingSet | None = None,
-    extra: Callable[[int], ExtraLoss | None] = lambda step: None,
+    extra: Callable[[int], ExtraLoss | None] = _no_loss,
 ) -> Iterator[tuple[int, float]]:
     """The loop: yields (step, loss) after each optimizer step, beginning after step `first`.
 
@@ -301,7 +317,7 @@ def save_previews(
 ) -> list[Path]:
     """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files.
 
-    embeddings: as in `qwenlab.generate.generate`, for a pipeline without text encoder.
+    embeddings: as in `qwenlab.model.generation.generate`, for a pipeline without text encoder.
     """
     transformer = pipeline.transformer
     training = transformer.training

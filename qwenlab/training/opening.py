@@ -10,9 +10,9 @@ import torch
 
 from qwenlab.config import TrainConfig
 from qwenlab.errors import QwenlabError
-from qwenlab.flow import model_timestep
-from qwenlab.modulation import ModulationTable, bound_timesteps, is_bound, pipeline_timesteps, unbind
-from qwenlab.pipeline import load_pipeline, place_pipeline, read_pipeline, usable_device
+from qwenlab.model.flow import model_timestep
+from qwenlab.model.modulation import ModulationTable, bound_timesteps, is_bound, pipeline_timesteps, unbind
+from qwenlab.model.pipeline import load_pipeline, place_pipeline, read_pipeline, usable_device
 from qwenlab.training.held_out import SIGMAS
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from qwenlab.config import TrainConfig
-from qwenlab.flow import derived_generator
-from qwenlab.lora import lora_layers
-from qwenlab.rank import allocate, change_ranks, prefix
-from qwenlab.rank.layers import adopt
+from qwenlab.lora.layers import lora_layers
+from qwenlab.lora.rank import allocate, change_ranks, prefix
+from qwenlab.lora.rank.layers import adopt
+from qwenlab.model.flow import derived_generator
 
 
 def change_due(model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> dict[str, float]:

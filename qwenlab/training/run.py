@@ -5,7 +5,7 @@
     output_dir/training-state.safetensors       everything needed to go on; gone when the run is finished
     output_dir/lora.safetensors, training.json  the result
 
-With a LoRA on the text encoder each LoRA file has a folder NAME-text-encoder beside it (`qwenlab.lora_io`).
+With a LoRA on the text encoder each LoRA file has a folder NAME-text-encoder beside it (`qwenlab.lora.io`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from qwenlab.checkpoint import load_checkpoint, save_checkpoint
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import Dataset
+from qwenlab.data.dataset import Dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_json, package_versions
-from qwenlab.lora import TEXT_ENCODER_TARGETS, inject_lora, target_modules
-from qwenlab.lora_io import (
+from qwenlab.lora.io import (
     continue_lora,
     lora_metadata,
     model_fingerprint,
@@ -34,6 +32,9 @@ from qwenlab.lora_io import (
     save_text_encoder_lora,
     text_encoder_folder,
 )
+from qwenlab.lora.layers import inject_lora
+from qwenlab.lora.targets import TEXT_ENCODER_TARGETS, target_modules
+from qwenlab.training.checkpoint import load_checkpoint, save_checkpoint
 from qwenlab.training.rank_changes import adopt_ranks
 from qwenlab.training.runtime import make_optimizer, resumable_settings
 

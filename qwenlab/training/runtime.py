@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qwenlab.attention_backends import attention_backend
 from qwenlab.config import WITHOUT_EFFECT, TrainConfig
-from qwenlab.dataset import Dataset, read_dataset
+from qwenlab.data.dataset import Dataset, read_dataset
+from qwenlab.data.keypoints import FILE as KEYPOINTS
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file, sha256_json
-from qwenlab.hands.keypoints import FILE as KEYPOINTS
-from qwenlab.pipeline import cpu_has_bf16
-from qwenlab.training.checkpointing import enable_checkpointing
+from qwenlab.model.attention_backends import attention_backend
+from qwenlab.model.pipeline import cpu_has_bf16
 from qwenlab.training.fast import fast_forward
+from qwenlab.training.gradient_checkpointing import enable_checkpointing
 from qwenlab.training.lean import lean_forward
 from qwenlab.training.opening import table_for_training
 from qwenlab.training.training_set import mask_path

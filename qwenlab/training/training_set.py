@@ -17,21 +17,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qwenlab.buckets import can_flip, flip_text, lost_share, make_buckets, nearest_bucket, shuffled_captions
-from qwenlab.caches import Caches, free_text_encoder
 from qwenlab.config import TrainConfig
-from qwenlab.dataset import Dataset, LatentStatistics, Sample, View, read_dataset, split_dataset
+from qwenlab.data.buckets import can_flip, flip_text, lost_share, make_buckets, nearest_bucket, shuffled_captions
+from qwenlab.data.caches import Caches, free_text_encoder
+from qwenlab.data.dataset import Dataset, Sample, View, read_dataset, split_dataset
+from qwenlab.data.images import image_size
+from qwenlab.data.keypoints import FILE as KEYPOINTS
+from qwenlab.data.keypoints import read_keypoints
+from qwenlab.data.regions import Region
+from qwenlab.data.regions import regions as regions_of
 from qwenlab.errors import QwenlabError
-from qwenlab.generate import NEGATIVE_PROMPT
-from qwenlab.hands.augment import write_close_ups
-from qwenlab.hands.keypoints import FILE as KEYPOINTS
-from qwenlab.hands.keypoints import read_keypoints
-from qwenlab.hands.regions import Region
-from qwenlab.hands.regions import regions as regions_of
-from qwenlab.images import image_size
+from qwenlab.model.encoding import LatentStatistics
+from qwenlab.model.generation import NEGATIVE_PROMPT
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
+
+
+# Called with a data set, a folder, the side in pixels and the kinds of regions: writes a data set of close-ups there.
+WriteCloseUps = Callable[[Dataset, Path, int, Sequence[str]], Dataset]
 
 
 @dataclass(frozen=True)
@@ -201,10 +205,12 @@ def prepare_data(
     config: TrainConfig,
     say: Callable[[str], None] = lambda line: None,
     progress: bool = False,
+    close_ups: WriteCloseUps | None = None,
 ) -> RunData:
     """Split the data set, encode it through the cache, and free the text encoder, each as `config` says.
 
-    say: receives notes and warnings, one line each. Raises QwenlabError as `encode_samples` and `split_dataset` do.
+    say: receives notes and warnings, one line each. close_ups: what `augment_hands` needs. Raises QwenlabError as
+    `encode_samples` and `split_dataset` do.
     """
     from tqdm import tqdm
 
@@ -224,13 +230,11 @@ def prepare_data(
         training = encode_samples(caches, dataset, config, on_item)
     if config.augment_hands:
         folder = Path(config.output_dir) / "close_ups"
-        close_ups = write_close_ups(dataset, folder, config.resolution, config.close_ups)
-        say(f"note: {len(close_ups)} close-ups of hands and feet were cut from {len(dataset)} pictures")
-        cut = encode_samples(caches, close_ups, replace(config, unmasked_weight=1.0, resize_mode="letterbox"))
+        pictures = close_ups(dataset, folder, config.resolution, config.close_ups)
+        say(f"note: {len(pictures)} close-ups of hands and feet were cut from {len(dataset)} pictures")
+        cut = encode_samples(caches, pictures, replace(config, unmasked_weight=1.0, resize_mode="letterbox"))
         training = replace(training, close_ups=cut, hand_share=config.hand_share)
-    as_it_is = replace(
-        config, random_flip=False, caption_orders=1, unmasked_weight=1.0, use_structural_loss=False
-    )
+    as_it_is = replace(config, random_flip=False, caption_orders=1, unmasked_weight=1.0, use_structural_loss=False)
     validation = encode_samples(caches, held_out, as_it_is) if held_out else None
     prior = encode_samples(caches, read_dataset(config.prior_dataset), as_it_is) if config.prior_dataset else None
     prompts = None

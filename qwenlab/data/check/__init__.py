@@ -1,0 +1,21 @@
+"""Check a data set before anything is trained on it, report what is found, and write a repaired copy.
+
+    report = check_dataset("my_dataset", thumbnails=True)
+    print(to_text(report))
+    repair_dataset(report, "my_dataset_repaired")
+
+findings.py lists every rule. records.py reads the captions, pictures.py one picture, duplicates.py, outliers.py and
+texts.py compare them, check.py puts it together; report.py and repair.py are what comes of it.
+"""
+
+from qwenlab.data.check.duplicates import near_duplicate_groups
+from qwenlab.data.check.findings import RULES, Finding, Rule
+from qwenlab.data.check.folder import Report, check_dataset
+from qwenlab.data.check.pictures import Limits
+from qwenlab.data.check.repair import Repaired, repair_dataset
+from qwenlab.data.check.report import to_html, to_text
+
+__all__ = [
+    "RULES", "Finding", "Limits", "Repaired", "Report", "Rule",
+    "check_dataset", "near_duplicate_groups", "repair_dataset", "to_html", "to_text",
+]  # fmt: skip

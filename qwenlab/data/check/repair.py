@@ -1,0 +1,124 @@
+"""A repaired copy of a data set: what can be mended without a person's judgement is mended, the rest is left out.
+
+The original is only read. The copy is built beside its final place and takes the name in one step, so an interrupted
+repair leaves no half of a data set. It always has the layout that training reads: images/ and captions.jsonl.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from qwenlab.data.check.findings import shown
+from qwenlab.data.check.folder import Report, _relative
+from qwenlab.data.check.pictures import Picture
+from qwenlab.data.check.records import Record
+from qwenlab.data.images import FORMATS, open_image
+from qwenlab.errors import QwenlabError
+from qwenlab.files import atomic_write_bytes, atomic_write_text
+from qwenlab.show import encode_image
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The copy, how many samples it holds, and one line for each thing that was changed or left out."""
+
+    folder: Path
+    samples: int
+    changes: tuple[str, ...]
+
+
+def repair_dataset(report: Report, out: str | Path) -> Repaired:
+    """Write a repaired copy of a checked data set to `out`, a folder that does not exist yet or is empty.
+
+    Pictures that are plain RGB are copied byte for byte, the others are written anew as PNG, without loss. Raises
+    QwenlabError when `out` holds something, lies inside the data set, or nothing would be left.
+    """
+    out, source = Path(out), report.layout.folder
+    _refuse_bad_place(out, source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        os.chmod(work, 0o755)  # mkdtemp makes the folder private to its owner
+        samples, changes = _write(report, work)
+        if not samples:
+            raise QwenlabError(f"{source}: nothing would be left in a repaired copy; see the report")
+        if out.exists():
+            out.rmdir()
+        os.replace(work, out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return Repaired(out, samples, tuple(changes))
+
+
+def _refuse_bad_place(out: Path, source: Path) -> None:
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise QwenlabError(f"{out}: is no folder; give a new one for the repaired copy")
+    if out.is_dir() and any(out.iterdir()):
+        raise QwenlabError(f"{out}: is not empty; give a new folder for the repaired copy")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise QwenlabError(f"{out}: lies inside the data set {source}; give a folder outside")
+
+
+def _write(report: Report, work: Path) -> tuple[int, list[str]]:
+    dropped = {name: finding for finding in report.findings for name in finding.drops}
+    lines, changes = [], []
+    used: set[str] = set()
+    names: set[str] = set()
+    (work / "images").mkdir()
+    for record in report.records:
+        path = record.path or record.guess
+        where = f"{report.layout.captions.name}, line {record.line}"
+        if path is None:
+            changes.append(f"{where}: left out, no picture {shown(record.name)}")
+            continue
+        name = _relative(path, report.layout.images)
+        picture = report.pictures.get(name)
+        if name in used:
+            changes.append(f"{where}: left out, second caption of {shown(name)}")
+        elif picture is None or name in dropped:
+            reason = dropped[name].detail if name in dropped else "it could not be read"
+            changes.append(f"{where}: left out with {shown(name)}: {shown(reason, 120)}")
+        else:
+            used.add(name)
+            new_name, change = _write_picture(picture, work / "images", names, len(lines) + 1)
+            lines.append(json.dumps({"file_name": new_name, "text": _clean(record)}, ensure_ascii=False))
+            if change:
+                changes.append(change)
+    atomic_write_text(work / "captions.jsonl", "".join(line + "\n" for line in lines))
+    left = sorted(report.pictures.keys() - used - dropped.keys())
+    changes += [f"{shown(name)}: left out, no caption" for name in left]
+    return len(lines), changes
+
+
+def _write_picture(picture: Picture, images: Path, names: set[str], number: int) -> tuple[str, str]:
+    """Write one picture; returns its new name and a line on what was changed, empty when nothing was."""
+    endings = FORMATS[picture.format]
+    suffix = PurePosixPath(picture.name).suffix
+    if picture.rewrite:
+        suffix = ".png"
+    elif suffix.lower() not in endings:
+        suffix = endings[0]
+    stem = PurePosixPath(picture.name).with_suffix("").as_posix()
+    if not stem.isprintable() or "\ufffd" in stem:
+        stem = f"picture_{number:04d}"
+    name, count = stem + suffix, 1
+    while name.lower() in names:  # lower case: two names must stay two files on Windows and macOS
+        count += 1
+        name = f"{stem}_{count}{suffix}"
+    names.add(name.lower())
+    target = images / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if picture.rewrite:
+        atomic_write_bytes(target, encode_image(open_image(picture.path), ".png"))
+        return name, f"{shown(picture.name)}: written anew as {shown(name)}"
+    shutil.copyfile(picture.path, target)
+    return name, "" if name == picture.name else f"{shown(picture.name)}: renamed to {shown(name)}"
+
+
+def _clean(record: Record) -> str:
+    """The caption with characters that cannot be stored replaced, on one line."""
+    return " ".join(record.text.encode("utf-8", "replace").decode("utf-8").split())

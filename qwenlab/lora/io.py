@@ -1,0 +1,236 @@
+"""LoRA files of a pipeline: written in the stock layout, checked before the stock loader reads them.
+
+The layout is that of diffusers: `pipe.load_lora_weights(file)` gives the very same pixels anywhere. Other layouts are
+the matter of `qwenlab.lora.files`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from qwenlab.errors import QwenlabError
+from qwenlab.files import atomic_write_bytes, atomic_write_json
+from qwenlab.lora.layers import lora_layers, lora_state, unwrap_lora
+from qwenlab.model.modulation import replaced_layers
+
+if TYPE_CHECKING:
+    from diffusers import QwenImagePipeline
+
+ADAPTER = "default"
+
+
+def remove_lora(pipeline: QwenImagePipeline) -> None:
+    """Take every LoRA off the pipeline, injected or loaded: it computes what the base computes again."""
+    unwrap_lora(pipeline.transformer)
+    pipeline.unload_lora_weights()
+    if pipeline.text_encoder is not None:
+        unwrap_lora(pipeline.text_encoder)
+        for name in list(getattr(pipeline.text_encoder, "peft_config", {})):
+            pipeline.text_encoder.delete_adapter(name)
+
+
+def carries_lora(pipeline: QwenImagePipeline) -> bool:
+    """Whether transformer or text encoder carries a LoRA, injected here or loaded by a stock loader."""
+    models = [model for model in (pipeline.transformer, pipeline.text_encoder) if model is not None]
+    return any(lora_layers(model) or getattr(model, "peft_config", None) for model in models)
+
+
+def model_fingerprint(transformer: nn.Module) -> str:
+    """Sixteen hex digits that tell base models apart: architecture, and all biases and norms rounded to
+    bfloat16.
+
+    Weight matrices are left out, so that the same base has one fingerprint in float32, bfloat16, int8 and
+    NF4, with a modulation table and without.
+    """
+    architecture = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True, default=str).encode())
+    parameters = dict(transformer.named_parameters())
+    for place, layer in replaced_layers(transformer).items():
+        parameters |= {f"{place}.{name}": parameter for name, parameter in layer.named_parameters()}
+    for name, parameter in sorted(parameters.items()):
+        if parameter.ndim == 1 and "lora_" not in name:
+            digest.update(name.replace(".base_layer", "").encode())
+            digest.update(parameter.detach().cpu().bfloat16().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_lora(pipeline: QwenImagePipeline, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write the LoRA that `qwenlab.lora.layers.inject_lora` put into the transformer to `path`, atomically.
+
+    The adapter's configuration goes into the metadata, which is where the stock loader reads alpha: without
+    it diffusers assumes alpha = rank. `metadata` adds string entries (trigger word, configuration hash ...);
+    the fingerprint of the base model is always recorded. Raises QwenlabError when there is no LoRA to save.
+    """
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from safetensors.torch import save
+
+    state = lora_state(pipeline.transformer)
+    if not state:
+        raise QwenlabError(f"{path}: nothing to save, the transformer carries no injected LoRA")
+    entries = {
+        **(metadata or {}),
+        "format": "pt",
+        "qwenlab.base_model": model_fingerprint(pipeline.transformer),
+        LORA_ADAPTER_METADATA_KEY: json.dumps(adapter_config(pipeline.transformer), sort_keys=True),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {f"transformer.{key}": value for key, value in state.items()}
+    atomic_write_bytes(path, save(state, metadata=entries))
+    return path
+
+
+def adapter_config(transformer: nn.Module) -> dict[str, object]:
+    """The injected LoRA as a peft `LoraConfig` dictionary, with the prefix that the stock loader looks for."""
+    return {f"transformer.{key}": value for key, value in _peft_config(transformer).items()}
+
+
+def _peft_config(model: nn.Module) -> dict[str, object]:
+    """The injected LoRA as a peft `LoraConfig` dictionary of JSON values."""
+    from peft import LoraConfig
+
+    layers = lora_layers(model)
+    first = next(iter(layers.values()))
+    ranks = {name: layer.active_rank or layer.rank for name, layer in layers.items()}
+    rank = next(iter(ranks.values()))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=first.alpha,
+        rank_pattern={name: found for name, found in ranks.items() if found != rank},
+        alpha_pattern={name: layer.alpha for name, layer in layers.items() if layer.alpha != first.alpha},
+        use_rslora=first.rslora,
+        lora_dropout=first.dropout.p,
+        target_modules=sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in layers}),  # without the block's number
+    )
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+
+
+def text_encoder_folder(path: str | Path) -> Path:
+    """The folder beside a LoRA file for the LoRA of the text encoder: a.safetensors -> a-text-encoder."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}-text-encoder")
+
+
+def save_text_encoder_lora(pipeline: QwenImagePipeline, folder: str | Path) -> Path:
+    """Write the LoRA injected into the text encoder as a peft folder, which `text_encoder.load_adapter` reads.
+
+    It has a folder of its own because the stock loader drops `text_encoder.*` tensors of a LoRA file without a word.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    state = {f"base_model.model.{key}": value for key, value in lora_state(pipeline.text_encoder).items()}
+    atomic_write_bytes(folder / "adapter_model.safetensors", save(state, metadata={"format": "pt"}))
+    atomic_write_json(folder / "adapter_config.json", _peft_config(pipeline.text_encoder))
+    return folder
+
+
+def continue_lora(pipeline: QwenImagePipeline, path: str | Path) -> None:
+    """Put the factors of a LoRA file, of any trainer's layout, into the LoRA injected into the transformer.
+
+    The file's own scaling is kept by scaling B. Raises QwenlabError when the file is no plain LoRA, or its layers or
+    ranks are not those that were injected.
+    """
+    from qwenlab.lora.files import read_lora
+    from qwenlab.lora.files.reading import open_tensors
+
+    file, layers = read_lora(path), lora_layers(pipeline.transformer)
+    if file.kinds != ["LoRA"]:
+        raise QwenlabError(f"init_lora: {path} holds {' and '.join(file.kinds)}; only a plain LoRA can be continued")
+    for name in layers.keys() ^ file.layers.keys():
+        where = "the file has no" if name in layers else "apply_to does not name"
+        raise QwenlabError(f"init_lora: {path}: {where} layer {name}; set apply_to to the layers of the file")
+    with open_tensors(Path(path)) as tensors, torch.no_grad():
+        for name, layer in layers.items():
+            entry, shape = file.layers[name], (layer.lora_B.out_features, layer.lora_A.in_features)
+            if entry.shape != shape:
+                raise QwenlabError(f"init_lora: {path}: of another model, {name} is {entry.shape} and here {shape}")
+            if entry.rank != layer.rank:
+                raise QwenlabError(f"init_lora: {path}: rank {entry.rank}, here {layer.rank}; set rank to the file's")
+            layer.lora_A.weight.copy_(tensors.get_tensor(entry.a.text))
+            layer.lora_B.weight.copy_(tensors.get_tensor(entry.b.text).float() * (entry.scaling / layer.scaling))
+
+
+def lora_metadata(path: str | Path) -> dict[str, str]:
+    """The string metadata of a LoRA file. Raises QwenlabError when the file cannot be read as safetensors."""
+    return _read_header(Path(path))[1]
+
+
+def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str = ADAPTER) -> dict[str, str]:
+    """Check that `path` is a LoRA for this architecture, load it the stock way, return its metadata.
+
+    Raises QwenlabError (one line) for a missing, unreadable or non-LoRA file and for a LoRA of another model:
+    the stock loader would answer some of these with a mere warning and a pipeline that ignores the file; and for an
+    adapter name that a module cannot have, such as "pop", over which it would stop half-way. A file that fits but was
+    trained on other weights is loaded with a warning.
+    """
+    if lora_layers(pipeline.transformer):
+        raise QwenlabError(f"{path}: the pipeline carries a trained LoRA: call remove_lora(pipeline) first")
+    if "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):  # peft keeps adapters in such dictionaries
+        raise QwenlabError(f"adapter_name {adapter_name!r} cannot name a module of torch: take another, without a dot")
+    path = Path(path)
+    shapes, metadata = _read_header(path)
+    _check_fits(shapes, pipeline.transformer, path)
+    trained_on = metadata.get("qwenlab.base_model")
+    if trained_on and trained_on != model_fingerprint(pipeline.transformer):
+        warnings.warn(f"{path}: trained on other weights of this architecture; expect other pictures", stacklevel=2)
+    with warnings.catch_warnings():  # several adapters at once are meant
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
+    if text_encoder_folder(path).is_dir():
+        if pipeline.text_encoder is None:
+            raise QwenlabError(f"{text_encoder_folder(path)}: the pipeline's text encoder was freed; load it again")
+        pipeline.text_encoder.load_adapter(str(text_encoder_folder(path)), adapter_name=adapter_name)
+    return metadata
+
+
+def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Names and shapes of the tensors, and the metadata, without reading the tensors."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise QwenlabError(f"{path}: no such LoRA file; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+            return shapes, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise QwenlabError(f"{path}: not a readable safetensors file ({error}); copy or train it again") from error
+
+
+def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, path: Path) -> None:
+    if not any(".lora_A." in key for key in shapes):
+        raise QwenlabError(f"{path}: holds no LoRA (no 'lora_A' tensor); see qwenlab doctor {path}")
+    foreign = _first(key for key in shapes if not re.fullmatch(r"transformer\..+\.lora_[AB]\.weight", key))
+    if foreign:
+        raise QwenlabError(
+            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; see qwenlab doctor {path}"
+        )
+    layers = {name.removesuffix(".base_layer"): module for name, module in transformer.named_modules()}
+    for key, shape in shapes.items():
+        layer_name, _, factor = key.removeprefix("transformer.").partition(".lora_")
+        layer = layers.get(layer_name)
+        if not hasattr(layer, "in_features"):
+            raise QwenlabError(
+                f"{path}: LoRA of another model: this one has no layer {layer_name!r}; load its own base"
+            )
+        expected = layer.in_features if factor.startswith("A") else layer.out_features
+        actual = shape[1] if factor.startswith("A") else shape[0]
+        if actual != expected:
+            raise QwenlabError(
+                f"{path}: LoRA of another model: {layer_name!r} is {expected} wide here and {actual} in the "
+                "file; load its own base"
+            )
+
+
+def _first(items: Iterable[str]) -> str | None:
+    return next(iter(items), None)

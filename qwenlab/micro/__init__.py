@@ -1,1 +1,0 @@
-"""The micro Qwen-Image: the stock classes with a small configuration, trained from nothing on `qwenlab.world`."""

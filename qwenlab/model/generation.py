@@ -1,0 +1,110 @@
+"""Pictures from prompts, with true classifier-free guidance, each depending on its own seed only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from qwenlab.errors import QwenlabError
+from qwenlab.model.encoding import pad_texts
+
+if TYPE_CHECKING:
+    from diffusers import QwenImagePipeline
+    from PIL import Image
+
+# The prompt of the unconditional branch. Without one the stock pipeline silently switches guidance off.
+# Pretraining and LoRA training drop captions to this very string, so that inference asks for something the
+# model has learnt.
+NEGATIVE_PROMPT = " "
+
+
+def native_size(pipeline: QwenImagePipeline) -> int:
+    """Side in pixels of the pictures the model was made for; `default_sample_size` counts latent cells."""
+    return pipeline.default_sample_size * pipeline.vae_scale_factor
+
+
+def generate(
+    pipeline: QwenImagePipeline,
+    prompts: str | Sequence[str],
+    seeds: int | Sequence[int],
+    *,
+    steps: int = 20,
+    guidance: float = 4.0,
+    size: int | tuple[int, int] | None = None,
+    batch_size: int = 16,
+    progress: bool = False,
+    embeddings: Mapping[str, torch.Tensor] | None = None,
+    negative_prompt: str = NEGATIVE_PROMPT,
+) -> list[Image.Image]:
+    """Generate one picture for each pair of prompt and seed.
+
+    A single prompt is used for every seed, a single seed for every prompt. Each picture's noise comes from
+    its own CPU generator: it does not change with the batch or its neighbours (but for rounding, about 1e-6
+    in float32, as matrix products depend on the batch shape), nor between CPU and GPU.
+
+    Args:
+        steps: network evaluations, each twice under guidance.
+        guidance: `true_cfg_scale`; 1 or less turns guidance off and halves the time.
+        size: side in pixels, or (width, height); a multiple of 16. None: the model's native size.
+        batch_size: pictures at once; memory grows with it, pictures stay the same.
+        progress: show the pipeline's bar of steps.
+        embeddings: (T, D) by `qwenlab.model.encoding.encode_text` of every prompt and of the negative one; the text
+        encoder
+            is then not used. Embedded alone, a prompt differs from one in a batch by rounding only.
+        negative_prompt: what guidance leads away from; of the empty one the model has learnt most.
+
+    Returns: PIL images (RGB) in the order of the pairs.
+    Raises: ValueError when the numbers of prompts and seeds do not match, and for fewer than 2 steps: the
+        stock scheduler then divides zero by zero and returns a black picture. QwenlabError when the text
+        encoder is needed and was freed.
+    """
+    if steps < 2:
+        raise ValueError(f"steps must be 2 or more, not {steps}")
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    count = max(len(prompts), len(seeds))
+    prompts = prompts * count if len(prompts) == 1 else prompts
+    seeds = seeds * count if len(seeds) == 1 else seeds
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one of each a picture, or a single one")
+    if embeddings is None and pipeline.text_encoder is None:
+        raise QwenlabError("the pipeline's text encoder was freed: load the pipeline again, or pass embeddings")
+    size = size or native_size(pipeline)
+    width, height = (size, size) if isinstance(size, int) else size
+
+    bar = dict(getattr(pipeline, "_progress_bar_config", {}))
+    pipeline.set_progress_bar_config(disable=not progress)
+    images: list[Image.Image] = []
+    try:
+        for start in range(0, count, batch_size):
+            batch = prompts[start : start + batch_size]
+            conditions = _condition(pipeline, "prompt", batch, embeddings)
+            if guidance > 1:  # the stock pipeline does not spread one negative prompt over a batch
+                negative = [negative_prompt] * len(batch)
+                conditions |= _condition(pipeline, "negative_prompt", negative, embeddings)
+            images += pipeline(
+                **conditions,
+                true_cfg_scale=guidance,
+                num_inference_steps=steps,
+                width=width,
+                height=height,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]],
+            ).images
+    finally:
+        pipeline.set_progress_bar_config(**bar)
+    return images
+
+
+def _condition(
+    pipeline: QwenImagePipeline, name: str, prompts: list[str], embeddings: Mapping[str, torch.Tensor] | None
+) -> dict[str, object]:
+    """The pipeline's arguments for prompts, as text or as padded embeddings with their mask."""
+    if embeddings is None:
+        return {name: prompts}
+    padded, mask = pad_texts([embeddings[prompt] for prompt in prompts])  # (B, T, D), (B, T)
+    if mask is None:  # the pipeline warns when it gets none
+        mask = torch.ones(padded.shape[:2], dtype=torch.bool)
+    device = pipeline.transformer.device
+    return {f"{name}_embeds": padded.to(device), f"{name}_embeds_mask": mask.to(device)}

@@ -1,0 +1,91 @@
+"""Picture grids: layout, text that can be drawn, and the alternative text of notebook outputs."""
+
+import pytest
+from PIL import Image
+
+from qwenlab.show import encode_image, figure_table, grid, image_table, text_table
+
+
+@pytest.fixture
+def pictures():
+    return [Image.new("RGB", (32, 32), color) for color in ("red", "green", "blue", "white", "black", "gray")]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What goes to the notebook: (data, metadata) of each output."""
+    outputs = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda data, metadata=None, raw=False: outputs.append((data, metadata))
+    )
+    return outputs
+
+
+def test_grid_places_pictures_row_by_row(pictures):
+    sheet = grid(pictures, columns=3)
+    assert sheet.size == (3 * 36 + 4, 2 * 36 + 4)
+    assert sheet.getpixel((4 + 16, 4 + 16)) == (255, 0, 0)
+    assert sheet.getpixel((4 + 36 + 16, 4 + 16)) == (0, 128, 0)
+    assert sheet.getpixel((4 + 36 + 16, 4 + 36 + 16)) == (0, 0, 0)
+
+
+def test_labels_make_room_below_and_are_drawn(pictures):
+    plain, labelled = grid(pictures, columns=3), grid(pictures, ["I"] * 6, columns=3)
+    assert labelled.height > plain.height
+    strip = labelled.crop((4, 36, 36, 36 + (labelled.height - plain.height) // 2))
+    assert min(strip.convert("L").tobytes()) < 128
+
+
+def test_text_that_no_font_can_draw_is_refused(pictures):
+    with pytest.raises(ValueError, match="image_table"):
+        grid(pictures, ["双马尾"] * 6)
+    with pytest.raises(ValueError, match="2 labels for 6"):
+        grid(pictures, ["a", "b"])
+    with pytest.raises(ValueError, match="no pictures"):
+        grid([])
+
+
+def test_table_shows_picture_with_alt_text_then_captions(pictures, shown):
+    table = image_table(pictures, ["双马尾 & <b>", "短发", "长发"], alt="Six colours.", heads=("base", "LoRA"))
+    table._ipython_display_()
+    (picture, metadata), (captions, _) = shown
+    assert metadata["image/jpeg"]["alt"] == "Six colours."
+    assert picture["text/plain"] == "Six colours."
+    assert "双马尾 &amp; &lt;b&gt;" in captions["text/html"]
+    assert captions["text/plain"].splitlines() == ["Six colours.", "1. 双马尾 & <b>", "2. 短发", "3. 长发"]
+
+
+def test_table_without_captions_is_one_output(pictures, shown):
+    image_table(pictures, alt="Six colours.")._ipython_display_()
+    assert len(shown) == 1
+
+
+def test_table_needs_alt_text_and_fitting_captions(pictures):
+    with pytest.raises(ValueError, match="alt"):
+        image_table(pictures, alt=" ")
+    with pytest.raises(ValueError, match="4 captions for 6 pictures in 2 rows"):
+        image_table(pictures, ["a"] * 4, alt="Six colours.", columns=3)
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".JPG", b"\xff\xd8"), (".webp", b"RIFF")])
+def test_encode_image(pictures, suffix, start):
+    assert encode_image(pictures[0], suffix).startswith(start)
+
+
+def test_figure_becomes_a_table_and_is_closed():
+    import matplotlib.pyplot as plt
+
+    figure, _ = plt.subplots(figsize=(2, 1))
+    table = figure_table(figure, alt="An empty plot.")
+    assert str(table) == "An empty plot."
+    assert table.sheet.width > table.sheet.height
+    assert not plt.fignum_exists(figure.number)
+
+
+def test_a_text_table_is_aligned_and_wants_the_same_keys_everywhere():
+    lines = text_table([{"name": "a", "GiB": 1.0}, {"name": "longer", "GiB": 10.25}]).splitlines()
+    assert lines == ["name      GiB", "a        1.00", "longer  10.25"]
+    with pytest.raises(ValueError, match="same keys"):
+        text_table([{"a": 1}, {"b": 1}])
+    with pytest.raises(ValueError, match="rows"):
+        text_table([])
