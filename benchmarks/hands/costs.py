@@ -19,6 +19,7 @@ from benchmarks.hands.repair import WAYS, config
 from qwenlab.config import TrainConfig
 from qwenlab.data.dataset import read_dataset
 from qwenlab.files import REPOSITORY, atomic_write_json
+from qwenlab.hands.close_ups import write_close_ups
 from qwenlab.hands.training import structure_schedule
 from qwenlab.lab.results import stamp_result
 from qwenlab.lora.layers import inject_lora
@@ -35,7 +36,7 @@ def loop(pipeline: object, settings: TrainConfig) -> Iterator[float]:
     """The losses of the training loop under `settings`, on a transformer of its own."""
     components = dict(pipeline.components) | {"transformer": copy.deepcopy(pipeline.transformer)}
     own = type(pipeline)(**components)
-    data = prepare_data(own, read_dataset(settings.dataset), settings)
+    data = prepare_data(own, read_dataset(settings.dataset), settings, close_ups=write_close_ups)
     factors = inject_lora(
         own.transformer, target_modules(settings.apply_to), rank=settings.rank, alpha=settings.alpha, seed=0
     )

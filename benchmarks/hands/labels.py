@@ -42,7 +42,7 @@ from qwenlab.lab.micro.round_trip import load_vae, round_trip
 from qwenlab.lab.results import stamp_result
 from qwenlab.model.micro_weights import MICRO_WEIGHTS
 
-DATA = REPOSITORY / "benchmarks" / "hands" / "hand_labels"
+DATA = REPOSITORY / "benchmarks" / "hands" / "data" / "hand_labels"
 REDRAWN = DATA.with_name("redrawn_labels")
 RESULT = REPOSITORY / "benchmarks/hands/labels.json"
 SEED, A_FILE, CELL, COLUMNS, ROWS = 500, 100, 160, 10, 7

@@ -33,6 +33,7 @@ from qwenlab.config import TrainConfig, read_config
 from qwenlab.data.dataset import Dataset, read_dataset
 from qwenlab.data.regions import write_masks
 from qwenlab.files import REPOSITORY, atomic_write_bytes, atomic_write_json, atomic_write_text
+from qwenlab.hands import hand_options
 from qwenlab.hands.captions import ARTICLE_DETAILS, article_augmentation, shows_bare_feet, shows_hands
 from qwenlab.hands.finder import WEIGHTS as FINDER
 from qwenlab.hands.finder import find_regions, load_finder
@@ -60,7 +61,7 @@ STEPS, LATE_STEPS = 2400, 600  # of the LoRA, of the late phase
 HAND_STEPS, FEET_STEPS = 300, 400  # of the LoRAs of close-ups: together a third of the time of STEPS
 SAMPLER_STEPS, GUIDANCE, STRENGTH = 20, 2.5, 0.8
 PROMPT_SEED, OPEN_HANDS = 71_000, 0.8
-STORED = REPOSITORY / "benchmarks" / "hands" / "loras"
+STORED = REPOSITORY / "benchmarks" / "hands" / "data" / "loras"
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,8 @@ class Bench:
             config, dataset = self.config_of(name, seed), way.data(self.sample)
             if config.unmasked_weight < 1:
                 dataset = self.with_masks(dataset)
-            extra = self.critic() if way.critic else None
-            result = train_lora(self.pipeline, config, dataset=dataset, progress=False, extra=extra)
+            options = hand_options(self.pipeline, config) | ({"extra": self.critic()} if way.critic else {})
+            result = train_lora(self.pipeline, config, dataset=dataset, progress=False, **options)
             remove_lora(self.pipeline)
             mean = float(np.mean(result.losses[-100:]))
             record = {"steps": config.max_train_steps, "seconds": result.seconds, "training_loss": mean}

@@ -12,6 +12,7 @@ from qwenlab.data.dataset import Dataset, Sample, read_dataset
 from qwenlab.data.keypoints import read_keypoints
 from qwenlab.data.regions import Region, feet_region, hand_region
 from qwenlab.errors import QwenlabError
+from qwenlab.hands import hand_options
 from qwenlab.hands.captions import article_augmentation, article_rule, close_up_caption, shows_bare_feet, shows_hands
 from qwenlab.hands.close_ups import write_close_ups
 from qwenlab.hands.diagnosis import draw_in_two_legs, redraw_from
@@ -192,7 +193,7 @@ def test_training_sees_close_ups_as_often_as_it_is_told(drawn, pipeline, tmp_pat
     seen = []
     monkeypatch.setattr(batches, "picture_at", lambda *given: seen.append(picture_at(*given)) or seen[-1])
     config = settings(drawn, tmp_path / "run", hand_share=0.75, use_structural_loss=True)
-    result = train_lora(pipeline, config, progress=False)
+    result = train_lora(pipeline, config, progress=False, **hand_options(pipeline, config))
     assert len(seen) == 8 and all(np.isfinite(result.losses))
     assert [len(source) for source, _ in seen].count(3) == 2, "a quarter are the three pictures themselves"
     assert len(list((tmp_path / "run" / "close_ups" / "images").iterdir())) == 3 * (2 * 12 + 8)

@@ -206,7 +206,7 @@ def test_training_uses_the_loss_from_its_step_on(drawn, pipeline, tmp_path, monk
     config = settings(drawn, tmp_path / "run", structural_from_step=2, structural_weight=5.0)
     schedule = structure_schedule(pipeline, config)
     assert schedule(2) is None and schedule(3) is not None
-    with_loss = train_lora(pipeline, config, progress=False).losses
+    with_loss = train_lora(pipeline, config, progress=False, extra=schedule).losses
     from qwenlab.lora.io import remove_lora
 
     remove_lora(pipeline)

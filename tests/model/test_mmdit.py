@@ -218,7 +218,7 @@ def test_padding_changes_nothing(tiny):
 
 
 def test_the_module_stands_alone_and_is_short():
-    code = (REPOSITORY / "qwenlab" / "mmdit.py").read_text(encoding="utf-8")
+    code = (REPOSITORY / "qwenlab" / "model" / "mmdit.py").read_text(encoding="utf-8")
     imported = re.findall(r"^\s*(?:from|import) (\w+)", code, re.MULTILINE)
     assert set(imported) - sys.stdlib_module_names == {"torch", "einops"}
     assert len(code.splitlines()) <= 300

@@ -3,7 +3,7 @@
 A third of the pictures are right, a third are drawn with wrong anatomy, a third are right and then spoilt in the way
 of models (`qwenlab.lab.hands.melt`); half go through the micro autoencoder. Squares are cut as inexactly as the
 detector finds them. Spoilt drawings alone teach too little of the feet that models draw, so training goes on with 263
-of those, labelled by eye (`benchmarks/hands/feet_labels`), and with feet as an inpainting leaves them
+of those, labelled by eye (`benchmarks/hands/data/feet_labels`), and with feet as an inpainting leaves them
 (`qwenlab.lab.hands.redrawn`). None of the labelled feet is among the labels that the judges are checked with; a LoRA of
 another seed drew most of them, of the same prompts and from the same noise.
 """
@@ -32,7 +32,7 @@ from qwenlab.lab.hands.redrawn import redrawn_feet
 from qwenlab.lab.networks import fit, vary
 
 SEED = 47  # of the pictures and the network
-LABELS = REPOSITORY / "benchmarks" / "hands" / "feet_labels"
+LABELS = REPOSITORY / "benchmarks" / "hands" / "data" / "feet_labels"
 SIZE = 128
 
 

@@ -27,7 +27,7 @@ from qwenlab.lab.weights import FOLDER
 
 SIDE, CONTEXT = 64, {"hand": 1.2, "feet": 1.2}
 # Log odds from which a pair of feet counts as well-formed: within a point of the best agreement with labelled feet
-# other than those that check the judge (`benchmarks/hands/feet_labels` and `feet_labels_judge`).
+# other than those that check the judge (`benchmarks/hands/data/feet_labels` and `feet_labels_judge`).
 SURE = 1.0
 CLASSES = {"hand": ("3", "4", "5", "6", "7", "ill-formed"), "feet": ("1", "2", "3", "ill-formed")}
 WEIGHTS = FOLDER / "judge" / "second.safetensors"
