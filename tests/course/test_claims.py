@@ -26,7 +26,7 @@ def test_evidence_exists():
 
 def assert_exists(evidence):
     """A test must be defined in its file (class methods as Class::test), a cell id must be in its notebook."""
-    assert re.fullmatch(r"tests/\w+\.py(::\w+)+|notebooks/\d\d_\w+\.ipynb#[\w-]+", evidence), evidence
+    assert re.fullmatch(r"tests/\w+/\w+\.py(::\w+)+|notebooks/\d\d_\w+\.ipynb#[\w-]+", evidence), evidence
     if "::" in evidence:
         path, *names = evidence.split("::")
         scope = ast.parse((REPOSITORY / path).read_text(encoding="utf-8")).body

@@ -6,10 +6,11 @@ import pytest
 
 from qwenlab.config import CHOICES, TrainConfig, config_from_mapping, read_config
 from qwenlab.errors import QwenlabError
+from qwenlab.files import REPOSITORY
 from qwenlab.lora.targets import TARGETS
 from qwenlab.model.flow import SIGMA_SAMPLING
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = REPOSITORY / "configs"
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -39,8 +39,8 @@ def test_gpu_line_says_which_precisions_fit(monkeypatch):
 
 
 def test_micro_weights_are_named_part_by_part(monkeypatch, tmp_path):
-    weights = tmp_path / "micro" / "weights"
-    monkeypatch.setattr(machine, "__file__", str(tmp_path / "machine.py"))
+    weights = tmp_path / "micro"
+    monkeypatch.setattr(machine, "MICRO_WEIGHTS", weights)
     assert machine._shipped_files().ok is False
     for part in ("vae", "text_encoder", "transformer"):
         (weights / part).mkdir(parents=True)

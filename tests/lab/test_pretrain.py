@@ -16,6 +16,7 @@ from diffusers import AutoencoderKLQwenImage
 from safetensors.torch import load_file
 
 from qwenlab.errors import QwenlabError
+from qwenlab.files import REPOSITORY
 from qwenlab.lab.micro import pretrain, train_vae
 from qwenlab.lab.micro.recipe import load_recipe
 from qwenlab.model.pipeline import load_pipeline
@@ -162,7 +163,7 @@ def test_a_faint_edge_counts_as_much_as_a_strong_one() -> None:
 
 
 def test_the_shipped_decoder_recipe_is_read() -> None:
-    shipped = load_recipe(Path(__file__).parent.parent / "configs/pretrain/vae_decoder.yaml").vae
+    shipped = load_recipe(REPOSITORY / "configs/pretrain/vae_decoder.yaml").vae
     assert shipped.decoder_only and shipped.faint_edge_weight > 0
 
 

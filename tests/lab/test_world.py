@@ -2,17 +2,15 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from qwenlab.files import REPOSITORY
 from qwenlab.lab import world
 from qwenlab.lab.world.hands import SKIN
 from qwenlab.lab.world.sample import character_test_scenes, is_reserved, sample_scenes, write_scenes
-
-ROOT = Path(__file__).parents[1]
 
 
 def scenes(count, seed=0, **options):
@@ -163,7 +161,7 @@ def test_reserved_pairs_stay_out_of_the_sample():
 def test_data_sample_is_what_the_command_writes(tmp_path):
     write_scenes(tmp_path, sample_scenes(), size=128)
     fresh = (tmp_path / "captions.jsonl").read_text(encoding="utf-8")
-    shipped = ROOT / "data_sample"
+    shipped = REPOSITORY / "data_sample"
     assert fresh == (shipped / "captions.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in fresh.splitlines()]
     assert len(rows) == 60 == len(list((shipped / "images").iterdir()))

@@ -9,10 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from qwenlab.errors import QwenlabError
@@ -27,9 +27,6 @@ from qwenlab.lab.judge.networks import (
     find_hands,
 )
 from qwenlab.lab.weights import FOLDER
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 WEIGHTS = FOLDER / "judge" / "judge.safetensors"
 CALIBRATION = WEIGHTS.with_name("calibration.json")
@@ -146,8 +143,6 @@ def _as_array(image: np.ndarray | Image.Image) -> np.ndarray:
 def _resized(image: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 -> (3, 128, 128) float32 in [0, 1]."""
     if image.shape[:2] != (SIZE, SIZE):
-        from PIL import Image
-
         image = np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.LANCZOS))
     return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255
 
@@ -175,10 +170,6 @@ def load_judge(weights: Path = WEIGHTS, calibration: Path = CALIBRATION) -> Judg
 
 def judge_features(judge: Judge, images: Sequence[Image.Image]) -> np.ndarray:
     """(N, 128) features from the judge's network: what stands in for Inception here, offline."""
-    import torch
-
-    from qwenlab.lab.judge.networks import SIZE
-
     net = judge.pictures
     arrays = [np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)) for image in images]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255  # (N, 3, H, W)

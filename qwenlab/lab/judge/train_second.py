@@ -3,10 +3,10 @@
 Scenes and labels as the first judge's (`qwenlab.lab.judge.examples`), from other seeds; squares are cut around the
 drawn joints, as inexactly as the detector finds them. A third of the pictures are spoilt in the way of models
 (`qwenlab.lab.hands.melt`), and half go through the micro autoencoder. Spoilt drawings alone teach too little of the
-feet that models draw, so training goes on with 300 of those, labelled by eye (`benchmarks/hands/data/feet_labels_judge`),
-and with feet as an inpainting leaves them (`qwenlab.lab.hands.redrawn`). None of the labelled feet is among the labels
-that the judges are checked with, nor among those that `FormNet` learnt from; LoRAs of other seeds drew them, of the
-same prompts and from the same noise.
+feet that models draw, so training goes on with 300 of those, labelled by eye
+(`benchmarks/hands/data/feet_labels_judge`), and with feet as an inpainting leaves them (`qwenlab.lab.hands.redrawn`).
+None of the labelled feet is among the labels that the judges are checked with, nor among those that `FormNet` learnt
+from; LoRAs of other seeds drew them, of the same prompts and from the same noise.
 """
 
 from __future__ import annotations
