@@ -7,34 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-GENDERS = ("女孩", "男孩")
-HAIR_STYLES = ("短发", "长发", "双马尾", "丸子头", "高马尾", "刺猬头")
-HAIR_COLORS = ("黑色", "金色", "红色", "蓝色", "绿色", "粉色")
-CLOTHES = ("白色连衣裙", "蓝色水手服", "黄色雨衣", "红色毛衣", "绿色背带裤", "紫色汉服")
-ACTIONS = ("站立", "挥手", "举起双手", "坐着", "走路", "看书", "叉腰", "跳跃", "背着手", "张开双臂")
-PROPS = ("", "气球", "花束", "灯笼", "风车")
-BACKGROUNDS = ("花园", "海边", "教室", "夜空", "雪地", "城市街道", "森林", "彩虹草地")
-STYLES = ("日系插画", "扁平插画", "水彩画", "水墨画")
-VIEWS = ("正面", "侧面")
-FRAMINGS = ("全身", "半身")
-HANDS = ("五指张开", "连指手套", "长袖遮手", "手插口袋")
-FEET = ("穿鞋", "光脚")
+from qwenlab.captions.vocabulary import WORDS
 
 #: Vocabulary of each attribute that a caption states and a judge reads.
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "gender": GENDERS,
-    "hair_style": HAIR_STYLES,
-    "hair_color": HAIR_COLORS,
-    "clothes": CLOTHES,
-    "action": ACTIONS,
-    "prop": PROPS,
-    "background": BACKGROUNDS,
-    "style": STYLES,
-    "view": VIEWS,
-    "framing": FRAMINGS,
-    "hands": HANDS,
-    "feet": FEET,
-}
+ATTRIBUTES: dict[str, tuple[str, ...]] = {attribute: tuple(words) for attribute, words in WORDS.items()}
+(
+    GENDERS, HAIR_STYLES, HAIR_COLORS, CLOTHES, ACTIONS, PROPS, BACKGROUNDS, STYLES, VIEWS, FRAMINGS, HANDS, FEET,
+) = ATTRIBUTES.values()  # fmt: skip
 
 # The character and the style of `data_sample`: no picture of the base model's training set has any of them.
 SAMPLE_HAIR_STYLE, SAMPLE_HAIR_COLOR, SAMPLE_CLOTHES, SAMPLE_STYLE = "狐耳卷发", "橙色", "星星斗篷", "剪纸画"
