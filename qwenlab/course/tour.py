@@ -75,6 +75,7 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
         startup_timeout=120,  # a busy machine needs more than the usual 60 s to start a kernel
         kernel_name="python3",  # ipykernel's own, so this very interpreter, whatever the file names
         resources={"metadata": {"path": str(path.parent)}},
+        record_timing=False,  # time stamps would change with every run
         store_widget_state=False,  # widget state breaks the display of notebooks on code-hosting sites
         on_cell_start=started,
         on_cell_executed=lambda **_: on_cell(),

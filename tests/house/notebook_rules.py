@@ -72,6 +72,8 @@ def _code_cell(cell):
             yield f"{stripped!r}: a failing shell command passes unseen; only the set-up cell may install"
     if re.search(r"nbval[_-](skip|test_name)", text + " ".join(tags), re.IGNORECASE):
         yield "cells are never skipped"
+    if "execution" in cell["metadata"]:
+        yield "time stamps of the execution change with every run: leave them out"
     if tags - TAGS:
         yield f"unknown tags {sorted(tags - TAGS)}"
     raises = "raises-exception" in tags or "# NBVAL_RAISES_EXCEPTION" in text

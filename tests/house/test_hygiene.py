@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,6 +96,7 @@ HTML_PICTURE = {"output_type": "display_data", "data": {"text/html": "<img src='
         (2, {"source": ""}, "empty code cell"),
         (2, {"source": "!false"}, "passes unseen"),
         (2, {"source": "x = 1\n%pip install y"}, "passes unseen"),
+        (2, {"metadata": {"execution": {"iopub.execute_input": "2026-01-01"}}}, "time stamps"),
         (2, {"outputs": [ERROR]}, "is an error"),
         (2, {"metadata": {"tags": ["raises-exception"]}}, "nothing was raised"),
         (2, {"source": "# NBVAL_RAISES_EXCEPTION\nx"}, "nothing was raised"),
@@ -165,6 +167,15 @@ def test_modules_stay_short_and_lines_readable():
         assert len(lines) <= MAX_LINES, f"{path.name}: {len(lines)} lines"
         long = [number for number, line in enumerate(lines, 1) if len(line) > MAX_COLUMNS]
         assert not long, f"{path.name}: long lines {long}"
+
+
+@pytest.mark.parametrize("check", ["format --check", "check"])
+def test_code_and_notebooks_have_one_style(check):
+    """`ruff format .` and `ruff check --fix .` mend what this finds; cells are formatted, but not linted as modules."""
+    ruff = Path(sys.executable).parent / "ruff"
+    paths = ["."] if check.startswith("format") else ["qwenlab", "tests", "benchmarks", "conftest.py"]
+    done = subprocess.run([ruff, *check.split(), *paths], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_importing_the_package_is_cheap():
