@@ -1,7 +1,8 @@
-"""Pictures in notebooks: side by side, with captions that need no Chinese font, and with a text for screen readers.
+"""Pictures in notebooks: side by side, with what they show in words below, and captions that need no Chinese font.
 
-The picture itself carries only numbers and Latin column heads, drawn with Pillow's own font. Captions, which are
-Chinese, stand below it as HTML, where the reader's browser has the font; a plain-text form goes with both.
+The picture itself carries only numbers and Latin heads of rows and columns, drawn with Pillow's own font. Captions,
+which are Chinese, stand below it as HTML, where the reader's browser has the font; a plain-text form goes with both.
+The description is visible text: no front end passes the alternative text of an output on to its reader.
 """
 
 import html
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _MARGIN = 4  # pixels between pictures
 _QUALITY = 88  # no visible loss at 128 pixels, a fifth of the size of PNG
+_SMALL, _WIDE = 256, 960  # pictures up to this side are shown at twice their size, sheets up to this width
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -25,11 +27,12 @@ def grid(
     labels: Sequence[str] | None = None,
     columns: int | None = None,
     heads: Sequence[str] | None = None,
+    rows: Sequence[str] | None = None,
 ) -> Image.Image:
     """Lay pictures out in rows and return one RGB picture.
 
-    labels: one short text under each picture; heads: one text over each column. Both Latin only, since no font
-    with Chinese may be assumed (ValueError otherwise): give Chinese captions to `image_table`.
+    labels: one short text under each picture; heads: one text over each column; rows: one text left of each row. All
+    Latin only, since no font with Chinese may be assumed (ValueError otherwise): give captions to `image_table`.
     columns: pictures in a row; as many as there are heads, else at most 8. Pictures keep their size; a smaller one
     is centred in its cell.
     """
@@ -37,7 +40,7 @@ def grid(
         raise ValueError("no pictures to show")
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"{len(labels)} labels for {len(images)} pictures")
-    for text in [*(labels or []), *(heads or [])]:
+    for text in [*(labels or []), *(heads or []), *(rows or [])]:
         if not text.isascii():
             raise ValueError(f"only Latin text can be drawn, not {text!r}: use image_table for captions")
     columns = columns or (len(heads) if heads else min(8, len(images)))
@@ -46,14 +49,19 @@ def grid(
     line = sum(font.getmetrics()) + 2
     head_height, label_height = (line if heads else 0), (line if labels else 0)
 
-    rows = -(-len(images) // columns)
+    count = -(-len(images) // columns)
+    if rows is not None and len(rows) != count:
+        raise ValueError(f"{len(rows)} row heads for {count} rows")
+    left = _MARGIN + max((int(font.getlength(text)) + 2 * _MARGIN for text in rows or []), default=0)
     step_x, step_y = cell_width + _MARGIN, cell_height + label_height + _MARGIN
-    sheet = Image.new("RGB", (columns * step_x + _MARGIN, rows * step_y + _MARGIN + head_height), _PAPER)
+    sheet = Image.new("RGB", (left + columns * step_x, count * step_y + _MARGIN + head_height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads or []):
-        draw.text((_MARGIN + column * step_x + cell_width / 2, 2), head, _INK, font, anchor="ma")
+        draw.text((left + column * step_x + cell_width / 2, 2), head, _INK, font, anchor="ma")
+    for row, text in enumerate(rows or []):
+        draw.text((_MARGIN, _MARGIN + row * step_y + head_height + cell_height / 2), text, _INK, font, anchor="lm")
     for index, image in enumerate(images):
-        x = _MARGIN + index % columns * step_x
+        x = left + index % columns * step_x
         y = _MARGIN + index // columns * step_y + head_height
         sheet.paste(image.convert("RGB"), (x + (cell_width - image.width) // 2, y + (cell_height - image.height) // 2))
         if labels:
@@ -72,33 +80,33 @@ def encode_image(image: Image.Image, suffix: str) -> bytes:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """A picture with alternative text and a numbered list of captions; a notebook shows both below a cell."""
+    """A picture, what it shows in words, and a numbered list of captions; a notebook shows all three below a cell.
+
+    width: in pixels, at which a page shows the picture; None: its own.
+    """
 
     sheet: Image.Image
     alt: str
-    captions: tuple[str, ...]
+    captions: tuple[str, ...] = ()
+    width: int | None = None
 
     def __str__(self) -> str:
         return "\n".join([self.alt, *(f"{number}. {text}" for number, text in enumerate(self.captions, 1))])
 
     def to_html(self) -> str:
-        """The captions as an HTML list; empty when there are none."""
-        if not self.captions:
-            return ""
+        """Description and captions as HTML."""
         items = "".join(f"<li>{html.escape(text)}</li>" for text in self.captions)
-        return f'<ol style="font-size: 90%">{items}</ol>'
+        listed = f'<ol style="font-size: 90%">{items}</ol>' if items else ""
+        return f'<p style="font-size: 90%"><em>{html.escape(self.alt)}</em></p>{listed}'
 
     def _ipython_display_(self) -> None:
         # Two outputs and not one HTML table: code-hosting sites show image outputs but may strip images from HTML.
         from IPython.display import display
 
-        display(
-            {"image/jpeg": encode_image(self.sheet, ".jpg"), "text/plain": self.alt},
-            metadata={"image/jpeg": {"alt": self.alt}},
-            raw=True,
-        )
-        if self.captions:
-            display({"text/html": self.to_html(), "text/plain": str(self)}, raw=True)
+        shown = {"alt": self.alt} | ({"width": self.width} if self.width else {})
+        picture = {"image/jpeg": encode_image(self.sheet, ".jpg"), "text/plain": self.alt}
+        display(picture, metadata={"image/jpeg": shown}, raw=True)
+        display({"text/html": self.to_html(), "text/plain": str(self)}, raw=True)
 
 
 def image_table(
@@ -108,25 +116,31 @@ def image_table(
     alt: str,
     columns: int | None = None,
     heads: Sequence[str] | None = None,
+    rows: Sequence[str] | None = None,
 ) -> ImageTable:
-    """Show pictures in a notebook with captions in any script and an alternative text.
+    """Show pictures in a notebook with a description, captions in any script, and heads of columns and rows.
 
-    alt: one sentence that says what the pictures show (required, for readers who do not see them).
+    alt: one sentence that says what the pictures show (required); it stands below them.
     captions: one for each picture, or one for each row of the grid; the grid then carries the numbers of the list.
-    heads: Latin column heads, such as ("base", "LoRA"). Raises ValueError when the counts do not fit.
+    heads, rows: Latin texts over the columns and left of the rows, such as ("base", "LoRA").
+    Pictures of at most 256 pixels are shown at twice their size where the page has room. Raises ValueError when the
+    counts do not fit.
     """
     if not alt.strip():
         raise ValueError("alt must say in one sentence what the pictures show")
     columns = columns or (len(heads) if heads else min(8, len(images)))
-    rows = -(-len(images) // columns)
+    count = -(-len(images) // columns)
     labels = None
     if captions and len(captions) == len(images):
         labels = [str(number) for number in range(1, len(images) + 1)]
-    elif captions and len(captions) == rows:
+    elif captions and len(captions) == count:
         labels = [str(index // columns + 1) for index in range(len(images))]
     elif captions:
-        raise ValueError(f"{len(captions)} captions for {len(images)} pictures in {rows} rows")
-    return ImageTable(grid(images, labels, columns, heads), alt, tuple(captions))
+        raise ValueError(f"{len(captions)} captions for {len(images)} pictures in {count} rows")
+    sheet = grid(images, labels, columns, heads, rows)
+    small = max(max(image.size) for image in images) <= _SMALL
+    width = min(2 * sheet.width, _WIDE) if small and sheet.width < _WIDE else None
+    return ImageTable(sheet, alt, tuple(captions), width)
 
 
 def figure_table(figure: "Figure", *, alt: str) -> ImageTable:

@@ -55,9 +55,31 @@ def test_table_shows_picture_with_alt_text_then_captions(pictures, shown):
     assert captions["text/plain"].splitlines() == ["Six colours.", "1. 双马尾 & <b>", "2. 短发", "3. 长发"]
 
 
-def test_table_without_captions_is_one_output(pictures, shown):
-    image_table(pictures, alt="Six colours.")._ipython_display_()
-    assert len(shown) == 1
+def test_the_description_is_visible_without_captions_too(pictures, shown):
+    image_table(pictures, alt="Six & more.")._ipython_display_()
+    _, (words, _) = shown
+    assert "Six &amp; more." in words["text/html"] and "<ol" not in words["text/html"]
+
+
+def test_small_pictures_are_shown_twice_as_large_where_there_is_room(pictures, shown):
+    image_table(pictures[:2], alt="Two colours.")._ipython_display_()
+    assert shown[0][1]["image/jpeg"]["width"] == 2 * (2 * 36 + 4)
+    wide = image_table([Image.new("RGB", (200, 200))] * 4, alt="Four.")
+    assert wide.sheet.width == 820 and wide.width == 960
+    assert image_table([Image.new("RGB", (200, 200))] * 6, alt="Six.").width is None
+    assert image_table([Image.new("RGB", (300, 300))], alt="One large.").width is None
+
+
+def test_rows_have_heads(pictures):
+    sheet = grid(pictures, columns=3, rows=["first row", "second"])
+    extra = sheet.width - grid(pictures, columns=3).width
+    assert extra > 30 and sheet.height == grid(pictures, columns=3).height
+    for row in range(2):
+        strip = sheet.crop((0, 4 + 36 * row, extra, 36 + 36 * row))
+        assert min(strip.convert("L").tobytes()) < 128, f"row {row} has no head"
+    assert sheet.getpixel((extra + 4 + 16, 4 + 16)) == (255, 0, 0)
+    with pytest.raises(ValueError, match="1 row heads for 2 rows"):
+        grid(pictures, columns=3, rows=["a"])
 
 
 def test_table_needs_alt_text_and_fitting_captions(pictures):
