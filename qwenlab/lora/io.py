@@ -134,32 +134,6 @@ def save_text_encoder_lora(pipeline: QwenImagePipeline, folder: str | Path) -> P
     return folder
 
 
-def continue_lora(pipeline: QwenImagePipeline, path: str | Path) -> None:
-    """Put the factors of a LoRA file, of any trainer's layout, into the LoRA injected into the transformer.
-
-    The file's own scaling is kept by scaling B. Raises QwenlabError when the file is no plain LoRA, or its layers or
-    ranks are not those that were injected.
-    """
-    from qwenlab.lora.files import read_lora
-    from qwenlab.lora.files.reading import open_tensors
-
-    file, layers = read_lora(path), lora_layers(pipeline.transformer)
-    if file.kinds != ["LoRA"]:
-        raise QwenlabError(f"init_lora: {path} holds {' and '.join(file.kinds)}; only a plain LoRA can be continued")
-    for name in layers.keys() ^ file.layers.keys():
-        where = "the file has no" if name in layers else "apply_to does not name"
-        raise QwenlabError(f"init_lora: {path}: {where} layer {name}; set apply_to to the layers of the file")
-    with open_tensors(Path(path)) as tensors, torch.no_grad():
-        for name, layer in layers.items():
-            entry, shape = file.layers[name], (layer.lora_B.out_features, layer.lora_A.in_features)
-            if entry.shape != shape:
-                raise QwenlabError(f"init_lora: {path}: of another model, {name} is {entry.shape} and here {shape}")
-            if entry.rank != layer.rank:
-                raise QwenlabError(f"init_lora: {path}: rank {entry.rank}, here {layer.rank}; set rank to the file's")
-            layer.lora_A.weight.copy_(tensors.get_tensor(entry.a.text))
-            layer.lora_B.weight.copy_(tensors.get_tensor(entry.b.text).float() * (entry.scaling / layer.scaling))
-
-
 def lora_metadata(path: str | Path) -> dict[str, str]:
     """The string metadata of a LoRA file. Raises QwenlabError when the file cannot be read as safetensors."""
     return _read_header(Path(path))[1]
@@ -168,29 +142,69 @@ def lora_metadata(path: str | Path) -> dict[str, str]:
 def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str = ADAPTER) -> dict[str, str]:
     """Check that `path` is a LoRA for this architecture, load it the stock way, return its metadata.
 
-    Raises QwenlabError (one line) for a missing, unreadable or non-LoRA file and for a LoRA of another model:
-    the stock loader would answer some of these with a mere warning and a pipeline that ignores the file; and for an
-    adapter name that a module cannot have, such as "pop", over which it would stop half-way. A file that fits but was
-    trained on other weights is loaded with a warning.
+    The base may be in any precision: its weights stay as they are. Several files need several names; `weigh_loras` says
+    how much each counts.
+
+    Raises QwenlabError (one line), with the pipeline as it was, for a missing, unreadable or non-LoRA file, for NaN in
+    it and for a LoRA of another model: the stock loader would answer some of these with a mere warning and a pipeline
+    that ignores the file; and for an adapter name that is taken or that a module cannot have, such as "pop", over which
+    it would stop half-way. A file that fits but was trained on other weights is loaded with a warning.
     """
     if lora_layers(pipeline.transformer):
         raise QwenlabError(f"{path}: the pipeline carries a trained LoRA: call remove_lora(pipeline) first")
     if "." in adapter_name or hasattr(nn.ModuleDict(), adapter_name):  # peft keeps adapters in such dictionaries
         raise QwenlabError(f"adapter_name {adapter_name!r} cannot name a module of torch: take another, without a dot")
+    if any(adapter_name in getattr(part, "peft_config", {}) for part in (pipeline.transformer, pipeline.text_encoder)):
+        raise QwenlabError(
+            f"{path}: the pipeline carries a LoRA named {adapter_name!r}: call remove_lora(pipeline) first, or load "
+            "this one under another adapter_name, beside it"
+        )
     path = Path(path)
     shapes, metadata = _read_header(path)
     _check_fits(shapes, pipeline.transformer, path)
+    _check_finite(path)
+    if text_encoder_folder(path).is_dir() and pipeline.text_encoder is None:
+        raise QwenlabError(f"{text_encoder_folder(path)}: the pipeline's text encoder was freed; load it again")
     trained_on = metadata.get("qwenlab.base_model")
     if trained_on and trained_on != model_fingerprint(pipeline.transformer):
         warnings.warn(f"{path}: trained on other weights of this architecture; expect other pictures", stacklevel=2)
     with warnings.catch_warnings():  # several adapters at once are meant
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
-    if text_encoder_folder(path).is_dir():
-        if pipeline.text_encoder is None:
-            raise QwenlabError(f"{text_encoder_folder(path)}: the pipeline's text encoder was freed; load it again")
-        pipeline.text_encoder.load_adapter(str(text_encoder_folder(path)), adapter_name=adapter_name)
+        if text_encoder_folder(path).is_dir():
+            _load_text_encoder_lora(pipeline, text_encoder_folder(path), adapter_name)
     return metadata
+
+
+def _load_text_encoder_lora(pipeline: QwenImagePipeline, folder: Path, adapter_name: str) -> None:
+    """The second half of `load_lora`; when it fails, the first half is undone."""
+    try:
+        pipeline.text_encoder.load_adapter(str(folder), adapter_name=adapter_name)
+    except Exception as error:  # transformers and peft raise many kinds, from missing files to mismatched shapes
+        pipeline.delete_adapters(adapter_name)
+        if adapter_name in getattr(pipeline.text_encoder, "peft_config", {}):
+            pipeline.text_encoder.delete_adapter(adapter_name)
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise QwenlabError(
+            f"{folder}: no LoRA for this text encoder ({reason}); train it again, or move the folder away to load the "
+            "transformer's part alone"
+        ) from error
+
+
+def weigh_loras(pipeline: QwenImagePipeline, weights: Mapping[str, float]) -> None:
+    """Let the loaded LoRAs of these adapter names act together, each times its weight, in both models they change.
+
+    The stock `set_adapters` weighs the transformer's alone. Raises QwenlabError for names that are not loaded.
+    """
+    from diffusers.utils.peft_utils import set_weights_and_activate_adapters
+
+    loaded = getattr(pipeline.transformer, "peft_config", {})
+    for name in weights.keys() - loaded.keys():
+        raise QwenlabError(f"no LoRA named {name!r} is loaded; there are {', '.join(map(repr, loaded)) or 'none'}")
+    pipeline.set_adapters(list(weights), list(weights.values()))
+    own = [name for name in weights if name in getattr(pipeline.text_encoder, "peft_config", {})]
+    if own:
+        set_weights_and_activate_adapters(pipeline.text_encoder, own, [weights[name] for name in own])
 
 
 def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -230,6 +244,16 @@ def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, p
                 f"{path}: LoRA of another model: {layer_name!r} is {expected} wide here and {actual} in the "
                 "file; load its own base"
             )
+
+
+def _check_finite(path: Path) -> None:
+    """A factor with NaN makes every picture black, without a word."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for key in file.keys():
+            if not file.get_tensor(key).isfinite().all():
+                raise QwenlabError(f"{path}: {key!r} holds NaN or infinity; take an earlier checkpoint of its training")
 
 
 def _first(items: Iterable[str]) -> str | None:

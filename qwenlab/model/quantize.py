@@ -36,12 +36,15 @@ class _DequantisedLinear(torch.autograd.Function):
         return dy @ ctx.layer.dequantised(dy.dtype), None
 
 
-class Int8Linear(nn.Module):
-    """A frozen linear layer of int8 weights: x (..., k) -> y (..., d) in the dtype of x (autocast's, under it)."""
+class Int8Linear(nn.Linear):
+    """A frozen linear layer of int8 weights: x (..., k) -> y (..., d) in the dtype of x (autocast's, under it).
+
+    It is an `nn.Linear`, the only kind of linear layer that peft puts a LoRA on without being taught another.
+    """
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         """weight (d, k) int8, scale (d,) float32, bias (d,)."""
-        super().__init__()
+        nn.Module.__init__(self)  # nn.Linear's own would allocate the weights in float32 first
         self.out_features, self.in_features = weight.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.register_buffer("scale", scale)
@@ -66,9 +69,6 @@ class Int8Linear(nn.Module):
         if torch.is_autocast_enabled(device):
             x = x.to(torch.get_autocast_dtype(device))
         return _DequantisedLinear.apply(x, self)
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
 def quantise_linear(layer: nn.Linear, precision: str, device: str | torch.device) -> nn.Module:

@@ -24,8 +24,8 @@ from qwenlab.config import TrainConfig
 from qwenlab.data.dataset import Dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_json, package_versions
+from qwenlab.lora.continuing import continue_lora
 from qwenlab.lora.io import (
-    continue_lora,
     lora_metadata,
     model_fingerprint,
     save_lora,
