@@ -1,0 +1,207 @@
+"""The ground, `model` and `lora`."""
+
+LOWER = {
+    "errors.py": """
+from errors import QwenlabError
+assert str(QwenlabError("a.png: no picture")) == "a.png: no picture" and issubclass(QwenlabError, Exception)
+""",
+    "files.py": """
+from files import atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_file
+assert atomic_write_bytes("new/a", b"1").read_bytes() == b"1" and atomic_write_text("b", "二").read_text() == "二"
+assert atomic_write_json("c.json", {"a": 1}).read_text() == '{\\n  "a": 1\\n}\\n'
+assert sha256_file("new/a").startswith("6b86b273ff34fce1")
+""",
+    "config.py": """
+from config import TrainConfig, config_from_mapping, read_config
+Path("a.yaml").write_text("lora:\\n  rank: 4\\n")
+assert read_config("a.yaml") == config_from_mapping({"rank": 4}) == TrainConfig(rank=4)
+""",
+    "show.py": """
+from matplotlib.figure import Figure
+from PIL import Image
+from show import figure_table, grid, image_table, text_table
+images = [Image.new("RGB", (20, 10), "red")] * 3
+table = image_table(images, ["一", "二", "三"], alt="Three red pictures.", columns=3)
+assert table.sheet.size == grid(images, ["1", "2", "3"], columns=3).size and "<li>二</li>" in table.to_html()
+assert figure_table(Figure(), alt="An empty figure.").sheet.width > 100
+assert text_table([{"a": 1, "b": 0.5}]).splitlines() == ["a     b", "1  0.50"]
+""",
+    "model/flow.py": """
+from flow import (derived_generator, inference_sigmas, interpolate, model_timestep, mu_for_tokens, predict_x0,
+                  sample_sigmas, velocity)
+x0, noise = torch.randn(2, 2, 3, 4)
+sigma = sample_sigmas(2, derived_generator(0, "sigma"))
+assert torch.equal(sigma, sample_sigmas(2, derived_generator(0, "sigma"))) and ((sigma > 0) & (sigma < 1)).all()
+assert torch.allclose(predict_x0(interpolate(x0, noise, sigma), velocity(x0, noise), sigma), x0, atol=1e-5)
+assert model_timestep(torch.tensor(0.3), torch.bfloat16).dtype == torch.bfloat16
+config = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192}
+sigmas = inference_sigmas(4, 256, config)
+assert mu_for_tokens(256, config) == 0.5 and len(sigmas) == 5 and sigmas[0] == 1 and sigmas[-1] == 0
+""",
+    "model/encoding.py": """
+from PIL import Image
+from encoding import encode_image, encode_text, image_tensor, pad_texts
+pipeline = tiny_pipeline()
+mean, std = encode_image(pipeline, image_tensor(Image.new("RGB", (32, 32))))
+assert mean.shape == std.shape == (16, 4, 4) and (std > 0).all()
+padded, mask = pad_texts([encode_text(pipeline, text) for text in ("1女孩", "1女孩, 挥手")])
+assert mask.sum(1)[0] < mask.sum(1)[1] == padded.shape[1] and not padded[~mask].any()
+""",
+    "model/generation.py": """
+from generation import generate, native_size
+pipeline = tiny_pipeline()
+first, again = (generate(pipeline, ["1女孩", "1男孩"], 5, steps=2)[1] for _ in range(2))
+assert first.size == (native_size(pipeline),) * 2 == (32, 32) and first.tobytes() == again.tobytes()
+""",
+    "model/mmdit.py": """
+from mmdit import MMDiT, MMDiTConfig, pack, unpack
+latents = torch.randn(1, 16, 4, 6)
+model = MMDiT(MMDiTConfig(num_layers=1, num_attention_heads=2, attention_head_dim=16, joint_attention_dim=8,
+                          axes_dims_rope=(4, 6, 6)))
+out = model(pack(latents), torch.randn(1, 3, 8), torch.tensor([0.5]), (2, 3))
+assert torch.equal(unpack(pack(latents), (2, 3)), latents) and out.shape == (1, 6, 64) and out.isfinite().all()
+""",
+    "model/vae2d.py": """
+from vae2d import decode_still, fold_causal_vae, unfold_causal_vae
+vae = tiny_pipeline().vae
+z = torch.randn(1, 16, 4, 4)
+with torch.no_grad():
+    stock = vae.decode(z[:, :, None]).sample[:, :, 0]
+    folded = decode_still(fold_causal_vae(vae), z)
+    assert torch.allclose(folded.clamp(-1, 1), stock, atol=1e-4)
+    assert torch.equal(unfold_causal_vae(vae).decode(z[:, :, None]).sample[:, :, 0], stock)
+""",
+    "model/quantize.py": """
+from quantize import quantise, quantise_linear, weight_precision
+model = torch.nn.Module()
+model.transformer_blocks = torch.nn.ModuleList([torch.nn.Linear(64, 64)])
+x, layer = torch.randn(2, 64), model.transformer_blocks[0]
+exact = layer(x)
+assert (quantise_linear(layer, "nf4", "cpu")(x) - exact).norm() < 0.2 * exact.norm()
+assert weight_precision(model) == "fp32" and quantise(model, "int8") == 1 and weight_precision(model) == "int8"
+assert (model.transformer_blocks[0](x) - exact).norm() < 0.02 * exact.norm()
+""",
+    "model/modulation.py": """
+from modulation import ModulationTable, pipeline_timesteps, unbind
+pipeline = tiny_pipeline()
+transformer, steps = pipeline.transformer, pipeline_timesteps(pipeline, 3, (32, 32))
+inputs = tiny_inputs() | {"timestep": steps[1:2]}
+with torch.no_grad():
+    before = transformer(**inputs)[0]
+    table = ModulationTable.load(ModulationTable.of(transformer, steps).save("table.safetensors"))
+    table.bind(transformer)
+    assert torch.equal(transformer(**inputs)[0], before)
+    unbind(transformer)
+    assert torch.equal(transformer(**inputs)[0], before)
+""",
+    "model/attention_backends.py": """
+from attention_backends import attention_backend, check_attention_backend, padding_leak
+assert padding_leak("native", "cpu", torch.float32) < 1e-4
+with attention_backend(tiny_pipeline().transformer, "native"):
+    check_attention_backend("native", "cpu", torch.float32)
+try:
+    check_attention_backend("nativ", "cpu", torch.float32)
+except Exception as error:
+    assert "did you mean 'native'" in str(error), error
+else:
+    raise AssertionError("an unknown backend passed")
+""",
+    "model/attention_maps.py": """
+from PIL import Image
+from attention_maps import attention_maps, overlay
+maps = attention_maps(tiny_pipeline(), "the color, the shape", torch.randn(16, 4, 4))
+heat = maps.read_by("color")
+assert heat.shape == (2, 2) and (heat > 0).all() and overlay(Image.new("RGB", (32, 32)), heat).size == (32, 32)
+""",
+    "lora/targets.py": """
+from targets import target_modules
+assert target_modules("attention-4") == ["to_q", "to_k", "to_v", "to_out.0"]
+""",
+    "lora/layers.py": """
+from layers import LoRALinear, inject_lora, lora_state, merge_lora, unwrap_lora
+from targets import target_modules
+model = torch.nn.ModuleDict({"to_q": torch.nn.Linear(8, 8)})
+x, base = torch.randn(2, 8), model["to_q"]
+before = base(x)
+factors = inject_lora(model, ["to_q"], rank=2, alpha=4)
+assert isinstance(model["to_q"], LoRALinear) and torch.equal(model["to_q"](x), before)
+factors["to_q.lora_B.weight"].data.normal_()
+after = model["to_q"](x)
+assert not torch.allclose(after, before) and lora_state(model)["to_q.lora_A.weight"].shape == (2, 8)
+unwrap_lora(model)
+assert torch.equal(model["to_q"](x), before)
+inject_lora(model, ["to_q"], rank=2, alpha=4)["to_q.lora_B.weight"].data.copy_(factors["to_q.lora_B.weight"])
+merge_lora(model)
+assert model["to_q"] is base and torch.allclose(base(x), after, atol=1e-5)
+""",
+    "lora/files/layouts.py": """
+from layouts import parse_key
+key = parse_key("lora_unet_transformer_blocks_0_attn_to_out_0.lora_down.weight")
+assert (key.role, key.layer, key.prefix) == ("A", "transformer_blocks.0.attn.to_out.0", "lora_unet_")
+""",
+    "lora/files/reading.py": """
+from reading import open_tensors, read_factors, read_lora
+lora = read_lora(kohya_file())
+(layer,) = lora.layers.values()
+assert (layer.rank, layer.scaling, lora.model.name) == (2, 0.5, "micro")
+with open_tensors(lora.path) as file:
+    assert [factor.shape for factor in read_factors(file, layer)] == [(2, 192), (192, 2)]
+""",
+    "lora/files/readers.py": """
+from reading import read_lora
+from readers import ask_comfyui, ask_diffusers
+lora = read_lora(kohya_file())
+assert ask_diffusers(lora).reader.startswith("diffusers") and ask_diffusers(lora).outcome
+assert ask_comfyui(lora).works
+""",
+    "lora/files/report.py": """
+from report import diagnose
+text = str(diagnose(kohya_file()))
+assert "kohya" in text and "scaling 0.5" in text and "ComfyUI" in text, text
+""",
+    "lora/files/writing.py": """
+from safetensors.torch import load_file
+from writing import check_target, fix
+source = kohya_file()
+check_target(source, "out.safetensors", "diffusers")
+old, new = load_file(source), load_file(fix(source, "out.safetensors")[0])
+name, stem = "transformer.transformer_blocks.0.attn.to_q", "lora_unet_transformer_blocks_0_attn_to_q"
+product = new[name + ".lora_B.weight"] @ new[name + ".lora_A.weight"]
+assert torch.allclose(product, 0.5 * old[stem + ".lora_up.weight"] @ old[stem + ".lora_down.weight"], atol=1e-5)
+""",
+    "lora/fusion/sampling.py": """
+from sampling import composing, switching
+class Pipe:
+    def __init__(self):
+        self.transformer, self.on = torch.nn.Module(), []
+        self.transformer.forward = lambda timestep, return_dict: (torch.tensor(float(self.on == ["b"])),)
+    def set_adapters(self, names, weights):
+        self.on = names
+pipe, seen = Pipe(), []
+with switching(pipe, {"a": 1.0, "b": 1.0}):
+    for time in (1.0, 0.5, 0.2):
+        pipe.transformer(timestep=torch.tensor([time]), return_dict=False)
+        seen += pipe.on
+assert seen == ["a", "b", "a"] and pipe.on == ["a", "b"]
+Pipe.__init__(pipe)
+stock = pipe.transformer.forward
+with composing(pipe, {"a": 1.0, "b": 1.0}):
+    assert pipe.transformer.forward(timestep=None)[0] == 0.5
+""",
+    "lora/fusion/stream.py": """
+from safetensors.torch import load_file
+from stream import write_tensors
+parts = {name: torch.randn(2, 3) for name in "ab"}
+found = load_file(write_tensors("a.safetensors", parts, iter(parts.items()), {"format": "pt"}))
+assert found.keys() == parts.keys() and all(torch.equal(found[name], parts[name]) for name in parts)
+""",
+    "lora/rank/factors.py": """
+from factors import compress, energy_by_rank, grow, rank_for, spectrum, truncate
+pair = torch.randn(4, 10), torch.randn(12, 4)
+update = pair[1] @ pair[0]
+(a, b), kept = compress(pair, 2)
+assert torch.allclose(b @ a, truncate(update, 2), atol=1e-4) and abs(kept - energy_by_rank(update)[1]) < 1e-5
+assert torch.allclose(spectrum(pair)[1].float(), torch.linalg.svdvals(update)[:4], atol=1e-4)
+assert rank_for(pair, kept) == 2 and torch.equal(grow(pair, 6)[1] @ grow(pair, 6)[0], update)
+""",
+}

@@ -1,0 +1,221 @@
+"""`data`, `captions` and the rooms above `lora`."""
+
+UPPER = {
+    "data/images.py": """
+from PIL import Image
+from images import fit_image, image_size, open_image
+Image.new("RGBA", (8, 4), (0, 0, 0, 0)).save("a.png")
+image = open_image("a.png")
+assert image.getpixel((0, 0)) == (255, 255, 255) and image_size("a.png") == image.size == (8, 4)
+assert fit_image(image, (8, 8)).getpixel((0, 0)) == (0, 0, 0)
+""",
+    "data/check/duplicates.py": """
+import numpy as np
+from PIL import Image
+from duplicates import near_duplicate_groups
+for name, seed, size in (("a", 0, 64), ("b", 1, 64), ("c", 0, 96)):
+    noise = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), np.uint8)
+    Image.fromarray(noise).resize((size, size)).save(name + ".png")
+assert near_duplicate_groups(["a.png", "b.png", "c.png"]) == [0, 1, 0]
+""",
+    "data/buckets.py": """
+from PIL import Image
+from buckets import (assign_buckets, can_flip, fit_to_bucket, flip, lost_share, make_buckets, nearest_bucket,
+                     shuffled_captions, split_by_group)
+buckets = make_buckets(128)
+bucket = nearest_bucket((300, 200), buckets)
+assert bucket == (160, 96) and list(assign_buckets([(300, 200)], buckets)) == [bucket]
+assert fit_to_bucket(Image.new("RGB", (300, 200)), bucket).size == bucket and 0 < lost_share((300, 200), bucket) < 0.2
+assert split_by_group([0, 0, 1, 2], 0.25)[1] in ([2], [3]) and can_flip("左手") and not can_flip("招牌")
+assert flip(Image.new("RGB", (2, 2)), "左手")[1] == "右手"
+assert sorted(shuffled_captions("1女孩, 短发, 挥手", 2)) == ["1女孩, 挥手, 短发", "1女孩, 短发, 挥手"]
+""",
+    "data/keypoints.py": """
+import numpy as np
+from keypoints import Keypoints, read_keypoints, write_keypoints
+joints = Keypoints((64, 48), np.ones((18, 3)), np.ones((2, 21, 3)), np.ones((2, 3, 3)))
+write_keypoints(Path("."), {"a.png": joints})
+found = read_keypoints(".")["a.png"]
+assert found.size == (64, 48) and np.array_equal(found.hands, joints.hands)
+""",
+    "captions/template.py": """
+from template import Character, build, parse
+text = build([Character(1, "女孩", hair=("黑色短发",), action=("挥手",))], background="花园")
+assert text == "1女孩, 黑色短发, 挥手, 背景:花园"
+caption = parse(text)
+assert caption.characters[0].hair == ("黑色短发",) and caption.background == ("花园",)
+""",
+    "captions/normal.py": """
+from normal import normalise
+text, findings = normalise("1女孩，長髮")
+assert text == "1女孩,长发" and {f.rule for f in findings} == {"fullwidth-punctuation", "traditional-character"}
+""",
+    "captions/length.py": """
+from length import check_length, count_tokens, estimate_tokens
+tokenizer = tiny_pipeline().tokenizer
+assert count_tokens("the color", tokenizer) == len(tokenizer("the color")["input_ids"])
+assert estimate_tokens("1女孩, 长发") > 4 and check_length("长发") == []
+assert check_length("长" * 3000)[0].rule == "too-long"
+""",
+    "captions/vocabulary.py": """
+from vocabulary import english
+assert english("1女孩, 橙色狐耳卷发, 背景:花园") == "1 girl, orange curls with fox ears, background: garden"
+""",
+    "training/checkpoint.py": """
+from checkpoint import load_checkpoint, save_checkpoint
+def trained():
+    weight = torch.nn.Parameter(torch.ones(3))
+    return weight, torch.optim.AdamW([weight])
+def step(weight, optimizer):
+    weight.grad = weight.detach() + 1
+    optimizer.step()
+weight, optimizer = trained()
+step(weight, optimizer)
+save_checkpoint(Path("a.safetensors"), step=1, tensors={"w": {"x": weight}}, optimizer=optimizer, recipe={"rate": 1})
+other, fresh = trained()
+saved = load_checkpoint(Path("a.safetensors"), optimizer=fresh, recipe={"rate": 1})
+other.data.copy_(saved.tensors["w"]["x"])
+step(weight, optimizer), step(other, fresh)
+assert saved.step == 1 and torch.equal(weight, other)
+""",
+    "training/overfitting.py": """
+import numpy as np
+from PIL import Image
+from overfitting import copied_share, distances, diversity, frechet_distance, psnr
+rng = np.random.default_rng(0)
+a, b, c = ([Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)) for _ in range(4)] for _ in range(3))
+assert copied_share(a, a, c) == 1 and copied_share(b, a, b) <= 0.25 and diversity([a]) > 0
+assert np.allclose(distances(a, a).diagonal(), 0, atol=1e-6) and psnr(a[0], a[0]) == float("inf") > psnr(a[0], b[0])
+features = rng.normal(size=(50, 3))
+assert abs(frechet_distance(features, features)) < 1e-6 < 0.9 < frechet_distance(features, features + 1)
+""",
+    "training/observers.py": """
+from observers import Observer
+class Last(Observer):
+    def on_step(self, step, loss, learning_rate):
+        self.step = step
+last = Last()
+last.on_step(3, 0.5, 1e-4), last.on_validation(3, {0.5: 1.0}), last.on_end()
+assert last.step == 3
+""",
+    "training/dashboard.py": """
+from dashboard import Dashboard
+dashboard = Dashboard()
+dashboard.on_validation(0, {0.5: 2.0}), dashboard.on_step(1, 0.5, 1e-4), dashboard.on_validation(1, {0.5: 1.0})
+assert dashboard.best_step == 1 and "after step 1" in dashboard.picture().alt
+""",
+    "training/fast.py": """
+from fast import fast_forward
+from layers import inject_lora
+transformer = tiny_pipeline().transformer
+factors = inject_lora(transformer, ["to_q", "img_mlp.net.2"], rank=2, alpha=2)
+for factor in factors.values():
+    factor.data.normal_(std=0.1)
+inputs = tiny_inputs()
+def loss_and_gradients():
+    loss = transformer(**inputs)[0].square().mean()
+    return [loss.detach(), *torch.autograd.grad(loss, list(factors.values()))]
+stock = loss_and_gradients()
+with fast_forward(transformer):
+    fast = loss_and_gradients()
+assert all(torch.allclose(x, y, atol=1e-5, rtol=1e-3) for x, y in zip(stock, fast, strict=True))
+""",
+    "training/lean.py": """
+from lean import lean_forward
+transformer = tiny_pipeline().transformer.bfloat16().requires_grad_(False)
+inputs = {name: x.bfloat16() if torch.is_tensor(x) else x for name, x in tiny_inputs().items()}
+x = inputs["hidden_states"].requires_grad_()
+def answer_and_slope():
+    y = transformer(**inputs)[0]
+    return y.detach(), torch.autograd.grad(y.float().sum(), x)[0]
+plain = answer_and_slope()
+with lean_forward(transformer):
+    assert "forward" in vars(transformer.transformer_blocks[0].attn.norm_q)
+    lean = answer_and_slope()
+assert torch.equal(lean[0], plain[0]) and torch.allclose(lean[1], plain[1], rtol=0.1, atol=0.1)
+""",
+    "training/gradient_checkpointing.py": """
+from gradient_checkpointing import enable_checkpointing
+transformer, inputs = tiny_pipeline().transformer.train().requires_grad_(False), tiny_inputs()
+x = inputs["hidden_states"].requires_grad_()
+def slope():
+    return torch.autograd.grad(transformer(**inputs)[0].square().sum(), x)[0]
+plain = slope()
+enable_checkpointing(transformer, selective=True)
+assert transformer.is_gradient_checkpointing and torch.allclose(slope(), plain, atol=1e-5)
+""",
+    "memory/settings.py": """
+from settings import ModelSize, StepSettings
+assert ModelSize().width == 3072 and StepSettings(height=512, width=768).image_tokens == 32 * 48
+""",
+    "memory/formula.py": """
+from formula import predict_step
+from settings import StepSettings
+small, large = (predict_step(StepSettings(rank=rank)).total / 1024**3 for rank in (16, 64))
+assert 20 < small < large < 80
+""",
+    "memory/phases.py": """
+from phases import encoding_gib
+assert 15 < encoding_gib("bf16", 1024, 1024) < 22 and encoding_gib("nf4", 1024, 1024) < 10
+""",
+    "memory/live_bytes.py": """
+from live_bytes import LiveBytes
+watch = LiveBytes()
+with watch, watch.phase("forward", "activations"):
+    x = torch.ones(1000)
+    y = x * 2
+    del x
+    z = y + 1
+assert watch.record.peak == 8000 and watch.record.at_peak() == {"activations": 8000}
+""",
+    "memory/cards.py": """
+from cards import find_card
+assert find_card("4090").gib == find_card("24").gib == 24 and find_card("24").tflops > 100
+""",
+    "hands/diagnosis.py": """
+from diagnosis import draw_in_two_legs, redraw_from
+pipeline = tiny_pipeline()
+two, sigma = draw_in_two_legs(pipeline, ["1女孩"], ["1女孩"], [3], 2, steps=4)
+whole, _ = draw_in_two_legs(pipeline, ["1女孩"], ["1女孩"], [3], 4, steps=4)
+assert 0 < sigma < 1 and two[0].tobytes() == whole[0].tobytes()
+again, start = redraw_from(pipeline, whole, ["1女孩"], [3], 0.5, steps=4)
+assert 0 < start < 1 and again[0].size == whole[0].size
+""",
+    "hands/openpose.py": """
+from openpose import OpenPose, build, to_openpose
+crops = torch.rand(1, 3, 64, 64, requires_grad=True)
+assert to_openpose(crops * 2 - 1).min() >= -0.5 and to_openpose(crops * 2 - 1).max() < 0.5
+maps = OpenPose(build("hand"))(crops)
+assert maps[0].shape == (1, 22, 8, 8) and torch.autograd.grad(maps[0].sum(), crops)[0].isfinite().all()
+""",
+    "lab/results.py": """
+from results import check_stamp, stamp_result
+stamped = stamp_result({"loss": 0.5}, config={"seed": 0}, command="python -m a")
+assert check_stamp(stamped, root=".") == []
+stamped["made_with"]["config"]["seed"] = 1
+assert "edited" in check_stamp(stamped, root=".")[0]
+""",
+    "lab/networks.py": """
+from networks import fit, vary
+torch.manual_seed(0)
+network, x = torch.nn.Linear(1, 1), torch.linspace(-1, 1, 16)[:, None]
+fit(network, lambda: (network(x) - 2 * x).square().mean(), 200, 0.1, say=False)
+assert abs(network.weight.item() - 2) < 0.1 and not network.training
+assert vary(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+""",
+    "course/tour.py": """
+import nbformat
+from tour import run_tour
+cells = [nbformat.v4.new_markdown_cell("# Sums"), nbformat.v4.new_code_cell("print(40 + 2)")]
+Path("lessons").mkdir()
+nbformat.write(nbformat.v4.new_notebook(cells=cells), "lessons/00_sums.ipynb")
+page = run_tour("out", "lessons").read_text()
+assert "Sums" in page and "42" in page
+""",
+    "course/claims.py": """
+from claims import load_claims, to_markdown
+Path("a.yaml").write_text("- {id: C1, claim: It is fast., verdict: refuted, figure: 2 s, evidence: [a.py], lesson: 04}")
+(claim,) = load_claims("a.yaml")
+assert claim.verdict == "refuted" and "| C1 | It is fast. |" in to_markdown([claim])
+""",
+}
