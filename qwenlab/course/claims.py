@@ -19,7 +19,7 @@ _HEADS = ("Claim", "What is claimed", "Verdict", "What was found", "Evidence", "
 class Claim:
     """One claim. verdict: one of VERDICTS; figure: what was found, in one sentence with its number.
 
-    evidence: `tests/test_x.py::test_y` or `notebooks/NN_name.ipynb#cell-id`; lesson: the number that settles it.
+    evidence: `tests/ROOM/test_x.py::test_y` or `notebooks/NN_name.ipynb#cell-id`; lesson: the number that settles it.
     """
 
     id: str

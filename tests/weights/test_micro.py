@@ -187,7 +187,7 @@ def test_data_sheet_quotes_the_stored_measurement() -> None:
 def test_data_sheet_of_the_judge_quotes_the_stored_measurement() -> None:
     sheet = (REPOSITORY / "qwenlab/lab/judge/README.md").read_text(encoding="utf-8")
     drawn, through_vae = (
-        json.loads((REPOSITORY / f"benchmarks/results/judge_{name}.json").read_text())["fingers"]
+        json.loads((REPOSITORY / f"benchmarks/micro/judge_{name}.json").read_text())["fingers"]
         for name in ("renderings", "vae")
     )
     assert f"{through_vae['right']:.1%} of {through_vae['hands']:,} hands" in sheet
