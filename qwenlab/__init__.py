@@ -4,6 +4,7 @@
 `load_pipeline("Qwen/Qwen-Image", precision="bf16")` returns the same class with the real weights.
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -11,6 +12,10 @@ __all__ = ["load_pipeline", "__version__"]
 
 if TYPE_CHECKING:
     from qwenlab.model.pipeline import load_pipeline
+
+# On import bitsandbytes advises `pip install kernels`, for a product of NF4 weights on CPUs that `model.quantize`
+# switches off: training through it would have no gradient.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit_forward" not in record.msg)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,10 @@ The description is visible text: no front end passes the alternative text of an 
 
 import html
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -169,3 +170,13 @@ def text_table(rows: Sequence[Mapping[str, object]]) -> str:
         pairs = zip(line, widths, numbers, strict=True)
         lines.append("  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in pairs))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def progress_stream() -> TextIO:
+    """Where progress bars and notes belong: standard error, but standard output in a notebook.
+
+    A notebook shows standard error on red, as if something had failed.
+    """
+    ipython = sys.modules.get("IPython")
+    in_kernel = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return sys.stdout if in_kernel else sys.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from qwenlab.lora.io import carries_lora, remove_lora
 from qwenlab.model.encoding import encode_text
 from qwenlab.model.generation import generate
 from qwenlab.model.quantize import weight_precision
+from qwenlab.show import progress_stream
 from qwenlab.training.batches import ExtraLoss, batches_loss, draw_batches
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
@@ -75,7 +75,7 @@ def train_lora(
 
     Args:
         pipeline: a stock QwenImagePipeline in any precision.
-        progress: show progress bars and notes on standard error.
+        progress: show progress bars and notes: on standard error, in a notebook on standard output.
         on_step: called with the step (from 1) and its loss after each optimizer step.
         observers: told of steps, validation and previews, such as `qwenlab.training.Dashboard`.
         resume: go on with the run that `output_dir/training-state.safetensors` holds, to the same bits as an unbroken
@@ -96,7 +96,7 @@ def train_lora(
             f"base_precision: {config.base_precision}, but the pipeline's weights are {have}; open it with "
             "qwenlab.training.open_pipeline(config)"
         )
-    say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else (lambda line: None)
+    say = (lambda line: tqdm.write(line, file=progress_stream())) if progress else (lambda line: None)
     accelerator = make_accelerator(pipeline, config, training_precision(pipeline, config, say))
     if config.rank_schedule and accelerator.num_processes > 1:
         raise QwenlabError("rank_schedule: works in one process only; leave it out, or start one process")
@@ -128,9 +128,8 @@ def train_lora(
         if resume:
             say(f"note: goes on after step {first}")
         started = time.perf_counter()
-        with tqdm(
-            total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, disable=not progress
-        ) as bar:
+        shown = {"file": progress_stream(), "disable": not progress}
+        with tqdm(total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, **shown) as bar:
             previews = _train(run, data, accelerator, first, bar, on_step, observers, extra or _no_loss)
         seconds = time.perf_counter() - started
         path = output_dir / "lora.safetensors"

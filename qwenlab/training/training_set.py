@@ -29,6 +29,7 @@ from qwenlab.data.regions import regions as regions_of
 from qwenlab.errors import QwenlabError
 from qwenlab.model.encoding import LatentStatistics
 from qwenlab.model.generation import NEGATIVE_PROMPT
+from qwenlab.show import progress_stream
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -221,7 +222,7 @@ def prepare_data(
     if config.resize_mode == "buckets":
         say(f"note: {describe_buckets(dataset, config)}")
     caches = Caches(pipeline, config.cache_dir or Path(config.output_dir) / "cache", say)
-    with tqdm(desc="encode", disable=not progress, leave=False) as bar:
+    with tqdm(desc="encode", disable=not progress, leave=False, file=progress_stream()) as bar:
 
         def on_item(total: int) -> None:
             bar.total = total

@@ -1,9 +1,13 @@
 """Picture grids: layout, text that can be drawn, and the alternative text of notebook outputs."""
 
+import logging
+import sys
+from types import SimpleNamespace
+
 import pytest
 from PIL import Image
 
-from qwenlab.show import encode_image, figure_table, grid, image_table, text_table
+from qwenlab.show import encode_image, figure_table, grid, image_table, progress_stream, text_table
 
 
 @pytest.fixture
@@ -111,3 +115,21 @@ def test_a_text_table_is_aligned_and_wants_the_same_keys_everywhere():
         text_table([{"a": 1}, {"b": 1}])
     with pytest.raises(ValueError, match="rows"):
         text_table([])
+
+
+def test_progress_is_not_on_red_in_a_notebook(monkeypatch):
+    """A kernel's shell has the kernel; a terminal's IPython has none."""
+    assert progress_stream() is sys.stderr
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=object()))
+    assert progress_stream() is sys.stdout
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace())
+    assert progress_stream() is sys.stderr
+
+
+def test_advice_for_a_kernel_that_is_switched_off_is_not_passed_on(caplog):
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning(
+        "Failed to load CPU gemm_4bit_forward from kernels-community: %s. Please ... `pip install kernels`", 1
+    )
+    logger.warning("something else")
+    assert [record.message for record in caplog.records] == ["something else"]
