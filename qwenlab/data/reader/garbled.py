@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from qwenlab.encodings import CERTAIN, HIGH_BYTES, LONG_SEQUENCE, WESTERN_PUNCTUATION, decode, strangeness
+from qwenlab.sniffing import CERTAIN, HIGH_BYTES, LONG_SEQUENCE, WESTERN_PUNCTUATION, decode, strangeness
 
 _LOST = re.compile(r"\ufffd|锟斤拷|烫烫烫|\?{2,}")
 _LOST_SHARE, _LOST_COUNT = 1 / 4, 4  # of the characters: fewer question marks may be meant

@@ -16,6 +16,12 @@ from config import TrainConfig, config_from_mapping, read_config
 Path("a.yaml").write_text("lora:\\n  rank: 4\\n")
 assert read_config("a.yaml") == config_from_mapping({"rank": 4}) == TrainConfig(rank=4)
 """,
+    "sniffing.py": """
+from sniffing import decode, file_kind
+assert decode("1女孩, 红色连衣裙, 挥手".encode("gb18030")) == ("1女孩, 红色连衣裙, 挥手", "GB18030", ())
+assert decode("1女孩".encode("utf-16")).encoding == "UTF-16" and decode(b"\\xe9t\\xe9").text is None
+assert file_kind(b"PAR1") == "a Parquet table" and file_kind(b"lora:") == ""
+""",
     "show.py": """
 from matplotlib.figure import Figure
 from PIL import Image
