@@ -7,3 +7,12 @@ class QwenlabError(Exception):
     The command line prints the line and exits with status 2, without a traceback. Errors in the program itself
     stay ordinary Python exceptions with their traceback.
     """
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raise QwenlabError unless `value` is a number from `low` to `high`: NaN and infinity are in no range.
+
+    name: as the user wrote it, such as "--steps" or "rank:".
+    """
+    if not low <= value <= high:
+        raise QwenlabError(f"{name} {value}: must be a number from {low} to {high}")

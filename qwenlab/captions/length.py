@@ -7,15 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from qwenlab.captions.finding import Finding
+from qwenlab.model.limits import MAX_TOKENS, TEMPLATE_TAIL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-#: Positions that `QwenImagePipeline.encode_prompt` keeps for the text, after its 34 template tokens are dropped. A call
-#: of the pipeline keeps 512 of them unless `max_sequence_length` asks for more ...
-MAX_TOKENS = 1024
-#: ... and those of them that the end of the template takes: <|im_end|>, <|im_start|>, assistant and two line breaks.
-TEMPLATE_TAIL = 5
 
 #: One Chinese character, traditional ones and kanji included.
 CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")

@@ -1,4 +1,4 @@
-"""Training that goes on from a LoRA file: whether it can, before anything is spent on it, and the factors themselves."""
+"""Training that goes on from a LoRA file: whether it can, before anything is spent on it, and its factors."""
 
 from __future__ import annotations
 

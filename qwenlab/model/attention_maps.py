@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qwenlab.model.encoding import encode_text
 from qwenlab.model.flow import derived_generator, interpolate
 from qwenlab.model.mmdit import MMDiT, pack
 
@@ -103,7 +104,7 @@ def attention_maps(
         sigma: 0 = data, 1 = noise. seed: of the noise.
     """
     transformer = pipeline.transformer
-    text, _ = pipeline.encode_prompt(prompt)  # (1, L, J)
+    text = encode_text(pipeline, prompt)[None]  # (1, L, J)
     noise = torch.randn(latents.shape, generator=derived_generator(seed, "attention"))
     level = torch.tensor([sigma])
     x_t = pack(interpolate(latents[None], noise[None], level)).to(transformer.device, transformer.dtype)  # (1, S, C)

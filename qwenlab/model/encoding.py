@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from qwenlab.model.limits import MAX_TOKENS, check_prompt
+
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
@@ -60,8 +62,12 @@ def encode_image(pipeline: QwenImagePipeline, image: Tensor) -> tuple[Tensor, Te
 
 @torch.no_grad()
 def encode_text(pipeline: QwenImagePipeline, text: str) -> Tensor:
-    """A caption's embeddings (S, D) on the CPU, as the pipeline makes them (without its template)."""
-    return pipeline.encode_prompt(text)[0][0].cpu()
+    """A caption's embeddings (S, D) on the CPU, as the pipeline makes them (without its template).
+
+    Raises QwenlabError for a text that is longer than the model reads.
+    """
+    check_prompt(pipeline, text, "caption")
+    return pipeline.encode_prompt(text, max_sequence_length=MAX_TOKENS)[0][0].cpu()
 
 
 def pad_texts(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

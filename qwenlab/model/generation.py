@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 
 from qwenlab.errors import QwenlabError
 from qwenlab.model.encoding import pad_texts
+from qwenlab.model.limits import MAX_TOKENS, check_drawing, check_prompt, check_size, count_prompt_tokens
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -37,6 +39,7 @@ def generate(
     progress: bool = False,
     embeddings: Mapping[str, torch.Tensor] | None = None,
     negative_prompt: str = NEGATIVE_PROMPT,
+    max_tokens: int | None = None,
 ) -> list[Image.Image]:
     """Generate one picture for each pair of prompt and seed.
 
@@ -51,14 +54,15 @@ def generate(
         batch_size: pictures at once; memory grows with it, pictures stay the same.
         progress: show the pipeline's bar of steps.
         embeddings: (T, D) by `qwenlab.model.encoding.encode_text` of every prompt and of the negative one; the text
-        encoder
-            is then not used. Embedded alone, a prompt differs from one in a batch by rounding only.
+            encoder is then not used. Embedded alone, a prompt differs from one in a batch by rounding only.
         negative_prompt: what guidance leads away from; of the empty one the model has learnt most.
+        max_tokens: read so many tokens of a text and cut the rest off, with a warning; the stock call cuts at 512.
+            None: all of it, as in training (`qwenlab.model.limits.MAX_TOKENS`); a longer text is an error.
 
     Returns: PIL images (RGB) in the order of the pairs.
     Raises: ValueError when the numbers of prompts and seeds do not match, and for fewer than 2 steps: the
-        stock scheduler then divides zero by zero and returns a black picture. QwenlabError when the text
-        encoder is needed and was freed.
+        stock scheduler then divides zero by zero and returns a black picture. QwenlabError for other numbers and sizes
+        that cannot be drawn with, for a text that is too long, and when the text encoder is needed and was freed.
     """
     if steps < 2:
         raise ValueError(f"steps must be 2 or more, not {steps}")
@@ -71,8 +75,15 @@ def generate(
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one of each a picture, or a single one")
     if embeddings is None and pipeline.text_encoder is None:
         raise QwenlabError("the pipeline's text encoder was freed: load the pipeline again, or pass embeddings")
-    size = size or native_size(pipeline)
+    check_drawing(
+        steps=steps, guidance=guidance, first_seed=min(seeds), last_seed=max(seeds), max_tokens=max_tokens, dashes=""
+    )
+    size = native_size(pipeline) if size is None else size
     width, height = (size, size) if isinstance(size, int) else size
+    check_size((width, height))
+    if embeddings is None:
+        for text in dict.fromkeys([*prompts, negative_prompt]):
+            _check_length(pipeline, text, max_tokens)
 
     bar = dict(getattr(pipeline, "_progress_bar_config", {}))
     pipeline.set_progress_bar_config(disable=not progress)
@@ -90,11 +101,21 @@ def generate(
                 num_inference_steps=steps,
                 width=width,
                 height=height,
+                max_sequence_length=max_tokens or MAX_TOKENS,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch_size]],
             ).images
     finally:
         pipeline.set_progress_bar_config(**bar)
     return images
+
+
+def _check_length(pipeline: QwenImagePipeline, text: str, max_tokens: int | None) -> None:
+    if max_tokens is None:
+        check_prompt(pipeline, text)
+    elif (needed := count_prompt_tokens(pipeline, text)) > max_tokens:
+        warnings.warn(
+            f"'{text[:20]} ...' needs {needed} tokens: its end is cut off at max_tokens {max_tokens}", stacklevel=3
+        )
 
 
 def _condition(
