@@ -1,13 +1,17 @@
 """Picture grids: layout, text that can be drawn, and the alternative text of notebook outputs."""
 
+import io
 import logging
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from qwenlab.show import encode_image, figure_table, grid, image_table, progress_stream, text_table
+from qwenlab.lab import world
+from qwenlab.lab.world.sample import sample_scenes
+from qwenlab.show import encode_for_page, encode_image, figure_table, grid, image_table, progress_stream, text_table
 
 
 @pytest.fixture
@@ -53,7 +57,8 @@ def test_table_shows_picture_with_alt_text_then_captions(pictures, shown):
     table = image_table(pictures, ["双马尾 & <b>", "短发", "长发"], alt="Six colours.", heads=("base", "LoRA"))
     table._ipython_display_()
     (picture, metadata), (captions, _) = shown
-    assert metadata["image/jpeg"]["alt"] == "Six colours."
+    (kind,) = metadata
+    assert kind in picture and metadata[kind]["alt"] == "Six colours."
     assert picture["text/plain"] == "Six colours."
     assert "双马尾 &amp; &lt;b&gt;" in captions["text/html"]
     assert captions["text/plain"].splitlines() == ["Six colours.", "1. 双马尾 & <b>", "2. 短发", "3. 长发"]
@@ -67,7 +72,8 @@ def test_the_description_is_visible_without_captions_too(pictures, shown):
 
 def test_small_pictures_are_shown_twice_as_large_where_there_is_room(pictures, shown):
     image_table(pictures[:2], alt="Two colours.")._ipython_display_()
-    assert shown[0][1]["image/jpeg"]["width"] == 2 * (2 * 36 + 4)
+    (metadata,) = shown[0][1].values()
+    assert metadata["width"] == 2 * (2 * 36 + 4)
     wide = image_table([Image.new("RGB", (200, 200))] * 4, alt="Four.")
     assert wide.sheet.width == 820 and wide.width == 960
     assert image_table([Image.new("RGB", (200, 200))] * 6, alt="Six.").width is None
@@ -96,6 +102,34 @@ def test_table_needs_alt_text_and_fitting_captions(pictures):
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".JPG", b"\xff\xd8"), (".webp", b"RIFF")])
 def test_encode_image(pictures, suffix, start):
     assert encode_image(pictures[0], suffix).startswith(start)
+
+
+def decoded(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int)
+
+
+def test_a_plot_becomes_a_palette_that_keeps_every_line():
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots()
+    for number in range(6):
+        axes.plot([0, 1], [number, number / 2 + 1], color=f"C{number}", linewidth=0.8)
+    plot = figure_table(figure, alt="Six lines.").sheet
+    kind, data = encode_for_page(plot)
+    assert kind == "image/png"
+    assert np.abs(decoded(data) - np.asarray(plot, int)).max() <= 16
+    assert len(data) < len(encode_image(plot, ".jpg")) / 2
+
+
+def test_a_drawing_becomes_a_smaller_jpeg_with_its_outlines_and_small_coloured_shapes():
+    sheet = grid([Image.fromarray(world.render(scene, 128).image) for scene in sample_scenes(8)])
+    kind, data = encode_for_page(sheet)
+    assert kind == "image/jpeg"
+    assert len(data) < 0.65 * len(encode_image(sheet, ".jpg"))
+    shown = Image.open(io.BytesIO(data))
+    difference = np.asarray(shown.convert("YCbCr"), int) - np.asarray(sheet.convert("YCbCr"), int)
+    light, *color = np.sqrt((difference**2).mean((0, 1)))  # root mean squares, of 255
+    assert light < 7 and max(color) < 5
 
 
 def test_figure_becomes_a_table_and_is_closed():
