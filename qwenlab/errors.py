@@ -8,6 +8,10 @@ class QwenlabError(Exception):
     stay ordinary Python exceptions with their traceback.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows below a notebook cell: the line, as on the command line, and no traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def check_range(name: str, value: float, low: float, high: float) -> None:
     """Raise QwenlabError unless `value` is a number from `low` to `high`: NaN and infinity are in no range.
