@@ -88,10 +88,11 @@ def _require_available(backend: str) -> None:
 
 
 @contextlib.contextmanager
-def attention_backend(transformer: nn.Module, backend: str) -> Iterator[None]:
+def attention_backend(transformer: nn.Module, backend: str, device: torch.device | None = None) -> Iterator[None]:
     """Within the block `transformer` attends with `backend`, after `check_attention_backend`; then as before.
 
-    `set_attention_backend` of diffusers also changes the default of the whole process: that is put back, too.
+    device: where it will attend; None: where it is. `set_attention_backend` of diffusers also changes the default of
+    the whole process: that is put back, too.
     """
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as registry
 
@@ -104,7 +105,7 @@ def attention_backend(transformer: nn.Module, backend: str) -> Iterator[None]:
                 transformer.set_attention_backend(backend)
             except (RuntimeError, ImportError, ValueError) as error:
                 raise QwenlabError(f"attention_backend: {str(error).splitlines()[0]}") from error
-        check_attention_backend(backend, transformer.device, transformer.dtype)
+        check_attention_backend(backend, device or transformer.device, transformer.dtype)
         yield
     finally:
         registry.set_active_backend(default)

@@ -21,6 +21,7 @@ from qwenlab.model.generation import generate
 from qwenlab.model.quantize import weight_precision
 from qwenlab.show import progress_stream
 from qwenlab.training.batches import ExtraLoss, batches_loss, draw_batches
+from qwenlab.training.first_checks import check_first
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
 from qwenlab.training.rank_changes import change_due, rate_factor, step_prefix
@@ -113,6 +114,7 @@ def train_lora(
                 if resume
                 else f"{state_path} holds an unfinished run: {ways}"
             )
+        check_first(pipeline, config, dataset, accelerator.device)
         started = time.perf_counter()
         with accelerator.local_main_process_first():  # the others find everything in the cache
             data = prepare_data(pipeline, dataset, config, say, progress, close_ups)

@@ -104,21 +104,25 @@ OPTIMIZERS = {  # name in the configuration -> module and class
 }
 
 
-def make_optimizer(parameters: list[torch.nn.Parameter] | list[dict], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of `config` for parameters, or for groups with rates of their own."""
+def optimizer_class(config: TrainConfig) -> type[torch.optim.Optimizer]:
+    """The class of `config.optimizer`. Raises QwenlabError when its package is missing."""
     package, name = OPTIMIZERS[config.optimizer]
     try:
-        optimizer_class = getattr(importlib.import_module(package), name)
+        return getattr(importlib.import_module(package), name)
     except ImportError as error:
         package = package.partition(".")[0]
         raise QwenlabError(
             f"optimizer: {config.optimizer} needs {package}; pip install {package}, or use adamw"
         ) from error
+
+
+def make_optimizer(parameters: list[torch.nn.Parameter] | list[dict], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of `config` for parameters, or for groups with rates of their own."""
     # Prodigy multiplies its decay by the rate it found only when told to; without, decay would undo the training.
     options: dict[str, Any] = {"decouple": True, "use_bias_correction": True} if config.optimizer == "prodigy" else {}
     if config.optimizer == "adamw":
         options["fused"] = True  # one pass over all factors instead of a dozen
-    return optimizer_class(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
+    return optimizer_class(config)(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)
 
 
 def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:

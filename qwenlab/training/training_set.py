@@ -215,6 +215,7 @@ def prepare_data(
     """
     from tqdm import tqdm
 
+    prior_set = read_dataset(config.prior_dataset) if config.prior_dataset else None  # read, before others are encoded
     held_out = None
     if config.validation_share:
         dataset, held_out = split_dataset(dataset, config.validation_share)
@@ -237,7 +238,7 @@ def prepare_data(
         training = replace(training, close_ups=cut, hand_share=config.hand_share)
     as_it_is = replace(config, random_flip=False, caption_orders=1, unmasked_weight=1.0, use_structural_loss=False)
     validation = encode_samples(caches, held_out, as_it_is) if held_out else None
-    prior = encode_samples(caches, read_dataset(config.prior_dataset), as_it_is) if config.prior_dataset else None
+    prior = encode_samples(caches, prior_set, as_it_is) if prior_set else None
     prompts = None
     if config.free_text_encoder:
         needed = list(dict.fromkeys([*config.preview_prompts, NEGATIVE_PROMPT]))
