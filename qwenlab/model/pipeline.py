@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,17 +125,30 @@ def _read(source: str | Path, precision: str) -> QwenImagePipeline:
             f"no pipeline {str(source)!r}: give 'micro', an existing folder, or a name like 'Qwen/Qwen-Image'"
         )
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    options = {"dtype": dtype, "use_safetensors": True, "local_files_only": local}
     try:
-        return QwenImagePipeline.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=local,
-        )
+        with _without_bars() if source == MICRO_WEIGHTS else contextlib.nullcontext():
+            return QwenImagePipeline.from_pretrained(source, **options)
     except Exception as error:  # diffusers raises many kinds, from missing files to mismatched shapes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "is the folder complete?" if local else "is this machine online, or the model downloaded before?"
         raise QwenlabError(f"cannot load a QwenImagePipeline from {source}: {reason} ({remedy})") from error
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """diffusers and transformers show no bars within: of a load of one second a notebook would keep them at 0%."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown = [library for library in (of_diffusers, of_transformers) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
 
 
 def _check_kind(pipeline: QwenImagePipeline, name: str | Path) -> None:

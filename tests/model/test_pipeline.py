@@ -95,3 +95,12 @@ def test_micro_is_shipped_small_and_draws() -> None:
     seeds = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     images = pipeline(["1女孩", "1男孩"], num_inference_steps=2, true_cfg_scale=1.0, generator=seeds).images
     assert [image.size for image in images] == [(128, 128)] * 2
+
+
+@needs_weights
+def test_loading_micro_shows_no_bars_and_others_do(folder: Path, capfd: pytest.CaptureFixture) -> None:
+    qwenlab.load_pipeline("micro", device="cpu")
+    assert "Loading" not in capfd.readouterr().err
+    qwenlab.load_pipeline(folder, device="cpu")
+    shown = capfd.readouterr().err
+    assert "Loading pipeline components" in shown and "Loading weights" in shown
