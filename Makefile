@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "qwenlab needs Python 3.11 or newer, and '$(PYTHON)' is not: install one and name it, for example: make $(or $(MAKECMDGOALS),lab) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[notebooks,training,test]'
 	@touch $(STAMP)
 
 clean:

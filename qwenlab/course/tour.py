@@ -4,14 +4,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbformat import NotebookNode
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY, atomic_write_text
+
+try:
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbformat import NotebookNode
+except ImportError as error:
+    raise QwenlabError(f'a tour needs Jupyter ({error}): pip install "qwenlab[notebooks]"') from error
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 

@@ -50,9 +50,13 @@ def training_precision(pipeline: QwenImagePipeline, config: TrainConfig, say: Ca
 
 
 def make_accelerator(pipeline: QwenImagePipeline, config: TrainConfig, precision: str) -> Accelerator:
+    """The Accelerator of a run; `precision` "fp32" or "bf16". Raises QwenlabError when TensorBoard is not installed."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import is_tensorboard_available
 
+    if config.tensorboard and not is_tensorboard_available():
+        raise QwenlabError("tensorboard: true needs tensorboard; pip install tensorboard, or set it to false")
     if not PartialState._shared_state or PartialState().num_processes == 1:
         # A notebook trains more than once; accelerate would refuse another precision in the same process.
         AcceleratorState._reset_state(reset_partial_state=True)

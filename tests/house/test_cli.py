@@ -1,5 +1,6 @@
 """The command line: a user's mistake is one line and status 2; good calls reach the right functions."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -129,6 +130,12 @@ def test_train_says_what_to_do_next(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "lora.safetensors after 2 s" in result.output and "qwenlab generate" in result.output
     assert runner.invoke(app, ["train", str(config), "--resume"]).exit_code == 0 and resumed == [False, True]
+
+
+def test_tour_without_jupyter_names_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "qwenlab.course.tour", raising=False)
+    monkeypatch.setitem(sys.modules, "nbclient", None)  # as if it were not installed
+    assert_one_line_error(runner.invoke(app, ["tour"]), 'pip install "qwenlab[notebooks]"')
 
 
 def test_tour_reports_the_failing_cell(monkeypatch):

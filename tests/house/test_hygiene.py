@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import json
 import re
 import subprocess
@@ -133,21 +134,47 @@ def test_rules_for_the_whole_notebook_bite():
 
 
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return imported_modules(path.read_text(encoding="utf-8"))
+
+
+def imported_modules(code):
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module
 
 
-def test_every_import_is_a_declared_dependency():
+@functools.cache
+def declared(*extras):
+    """Names of the dependencies and of those of `extras`, and of what they are imported as."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    declared = {re.match(r"[\w-]+", line).group().lower() for line in project["dependencies"]}
-    distributions = metadata.packages_distributions()
+    lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    names = {re.match(r"[\w-]+", line).group().lower() for line in lines}
+    imported = metadata.packages_distributions().items()
+    return names | {module for module, found in imported if names & {name.lower() for name in found}}
+
+
+def foreign(modules):
+    return {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"qwenlab", "benchmarks"}
+
+
+def test_every_import_is_a_declared_dependency():
+    """Jupyter's parts are for the tour alone; IPython is wherever a notebook is."""
     for path in PACKAGE:
-        for name in {module.partition(".")[0] for module in imports(path)} - sys.stdlib_module_names - {"qwenlab"}:
-            names = {name.lower().replace("_", "-")} | {dist.lower() for dist in distributions.get(name, [])}
-            assert names & declared, f"{path.relative_to(REPOSITORY)} imports {name}: declare it in pyproject.toml"
+        known = declared("notebooks") if path.name == "tour.py" else declared() | {"IPython"}
+        unknown = foreign(imports(path)) - known
+        assert not unknown, f"{path.relative_to(REPOSITORY)} imports {unknown}: declare it in pyproject.toml"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_lessons_need_no_extra(path):
+    """Colab installs the dependencies alone: its own Jupyter must stay as it is."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    setup = setup_cell({"cells": cells})
+    code = [source(cell) for cell in cells if cell["cell_type"] == "code" and cell is not setup]
+    modules = [module for text in code for module in imported_modules(re.sub(r"(?m)^\s*%.*$", "", text))]
+    assert foreign(modules) <= declared() | {"IPython"}
 
 
 def test_no_pickle():
@@ -203,9 +230,10 @@ def test_constraints_are_exact_and_platform_neutral():
 
 def test_every_dependency_is_pinned():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = (
-        project["dependencies"] + project["optional-dependencies"]["test"] + project["optional-dependencies"]["gpu"]
-    )
+    wanted = [
+        *project["dependencies"],
+        *(line for lines in project["optional-dependencies"].values() for line in lines),
+    ]
     pinned = {line.partition("==")[0] for line in pins()}
     for line in wanted:
         assert re.match(r"[\w-]+", line).group() in pinned, line
@@ -216,10 +244,10 @@ def test_conda_environment_takes_the_same_pins():
     environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
     conda = [item for item in environment["dependencies"] if isinstance(item, str)]
     (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
-    assert pip == ["--constraint constraints.txt", "--editable .[test]"]
+    assert pip == ["--constraint constraints.txt", "--editable .[notebooks,training,test]"]
     assert conda == ["python=3.12", "pip"], "conda gives Python alone: every version stands in constraints.txt"
     makefile = (REPOSITORY / "Makefile").read_text()
-    assert "--constraint constraints.txt --editable '.[test]'" in makefile
+    assert "--constraint constraints.txt --editable '.[notebooks,training,test]'" in makefile
 
 
 # Repository

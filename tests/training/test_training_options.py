@@ -286,3 +286,9 @@ def test_tensorboard_gets_losses_and_previews(config):
     events.Reload()
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(result.losses)
     assert [event.step for event in events.Images("previews")] == [0, 2]
+
+
+def test_tensorboard_that_is_not_installed_is_named_before_anything_runs(config, monkeypatch):
+    monkeypatch.setattr("accelerate.utils.is_tensorboard_available", lambda: False)
+    with pytest.raises(QwenlabError, match="pip install tensorboard"):
+        train(replace(config, tensorboard=True))
