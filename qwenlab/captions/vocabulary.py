@@ -1,11 +1,12 @@
 """The words in which the drawn world is captioned, with their English glosses.
 
-Tables and widgets show `english(caption)` beside a caption, so that nobody needs Chinese to follow.
+Tables and widgets show `with_english(captions)`, so that nobody needs Chinese to follow.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 #: attribute -> {word of the caption: English}. What the base model has seen.
 WORDS: dict[str, dict[str, str]] = {
@@ -67,6 +68,11 @@ def english(caption: str) -> str:
     "1女孩, 橙色狐耳卷发, 背景:花园" -> "1 girl, orange curls with fox ears, background: garden"
     """
     return ", ".join(_tag(tag) for tag in re.split(r"\s*[,，]\s*", caption.strip()) if tag)
+
+
+def with_english(captions: Iterable[str]) -> list[str]:
+    """Each caption with its English behind it, for the list below a table of pictures."""
+    return [f"{caption} = {english(caption)}" for caption in captions]
 
 
 def _tag(tag: str) -> str:

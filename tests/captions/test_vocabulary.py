@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from qwenlab.captions.vocabulary import LIBRARY_WORDS, WORDS, english
+from qwenlab.captions.vocabulary import LIBRARY_WORDS, WORDS, english, with_english
 from qwenlab.lab import world
 from qwenlab.lab.world.attributes import SAMPLE_CLOTHES, SAMPLE_HAIR_COLOR, SAMPLE_HAIR_STYLE, SAMPLE_STYLE
 from qwenlab.lab.world.library import CHARACTERS, LIBRARY_STYLES, library_scene
@@ -39,6 +39,7 @@ def test_a_gloss_keeps_the_order_of_the_caption():
         "details: full body front, mittens, shoes"
     )
     assert english("1女孩, 潜水服, hat") == "1 girl, 潜水服, hat"
+    assert with_english(["夜空", "1女孩, 走路"]) == ["夜空 = night sky", "1女孩, 走路 = 1 girl, walking"]
 
 
 def test_words_of_loras_are_not_words_of_the_base():
