@@ -219,7 +219,8 @@ def _train(
                     preview(step)
                 if interrupted:
                     run.save_state(step)
-                    raise QwenlabError(f"stopped after step {step}; saved in {run.state_path}: go on with --resume")
+                    ways = "go on with --resume (resume=True)"
+                    raise QwenlabError(f"stopped after step {step}; saved in {run.state_path}: {ways}")
     except NotFinite as error:
         raise QwenlabError(f"{error}; {run.last_good()}") from error
     finally:
