@@ -55,7 +55,7 @@ class Row:
         _, functions, file, needs, lesson = row
         by_rooms = needs.startswith("rooms: ")
         names = tuple(needs.removeprefix("rooms: ").split(", ")) if by_rooms else code(needs)
-        assert names or needs == "nothing", row
+        assert code(functions) and (names or needs == "nothing"), row
         return cls(code(functions), *code(file), names, by_rooms, lesson)
 
 
@@ -94,8 +94,7 @@ def test_lessons_exist_and_name_what_they_teach():
         assert not lessons or set(lessons.split(", ")) <= texts.keys(), lessons
     for row in ROWS:
         for lesson in filter(None, row.lesson.split(", ")):
-            text = texts[lesson.strip("()")]
-            named = [name for name in row.functions if re.search(rf"\b{name}\b", text)]
+            named = [name for name in row.functions if re.search(rf"\b{name}\b", texts[lesson.strip("()")])]
             assert bool(named) != lesson.startswith("("), f"{row.file}: lesson {lesson} names {named}"
 
 
@@ -115,7 +114,6 @@ def defined(file, name):
 
 def test_every_function_is_in_its_file():
     for row in ROWS:
-        assert row.functions
         for name in row.functions:
             assert defined(row.file, name), f"{row.file} has no {name}"
     assert not defined("errors.py", "nothing") and not defined("data/caches.py", "Caches.nothing")
@@ -123,17 +121,19 @@ def test_every_function_is_in_its_file():
 
 def test_needs_are_what_the_imports_say():
     graph = grimp.build_graph("qwenlab", exclude_type_checking_imports=True, cache_dir=None)
+    wrong = {}
     for row in ROWS:
         module = "qwenlab." + row.file.removesuffix(".py").replace("/", ".")
         names = {name.removeprefix("qwenlab.") for name in graph.find_upstream_modules(module)}
         files = {name.replace(".", "/") + ".py" for name in names}
         flat = [Path(file).name for file in (row.file, *files)]
-        if len(files) <= LISTED and len(set(flat)) == len(flat) and all((PACKAGE / file).is_file() for file in files):
-            assert not row.by_rooms and set(row.needs) == files, f"{row.file} needs {sorted(files)}"
-        else:
+        by_rooms = len(files) > LISTED or len(set(flat)) < len(flat) or not all((PACKAGE / f).is_file() for f in files)
+        if by_rooms:
             rooms = {"weights" if name == "lab.weights" else name.split(".")[0] for name in names}
-            rooms = {"ground" if room in GROUND else room for room in rooms}
-            assert row.by_rooms and row.needs == tuple(sorted(rooms)), f"{row.file} needs the rooms {sorted(rooms)}"
+            files = {"ground" if room in GROUND else room for room in rooms}
+        if row.by_rooms != by_rooms or set(row.needs) != files:
+            wrong[row.file] = f"{'rooms: ' if by_rooms else ''}{', '.join(sorted(files)) or 'nothing'}"
+    assert not wrong, "\n".join(f"{file} needs {what}" for file, what in wrong.items())
 
 
 def test_everything_that_can_be_copied_has_a_use():
@@ -293,7 +293,8 @@ def watched(tmp_path_factory):
 def test_the_way_is_the_one_that_a_caption_goes(watched):
     without_locals = {tuple((name.split(".<locals>")[0], file) for name, file in pair) for pair in watched}
     first, second = map(called, journeys())
-    assert len(first) > 30 and not (first | second) - without_locals
+    never = (first | second) - without_locals
+    assert len(first) > 30 and not never, f"never called: {never}"
     # What is called from below is a function inside a function: it was handed down. Nothing else is.
     handed = climbing(watched)
     assert handed and all(".<locals>." in callee for _, (callee, _) in handed), handed
