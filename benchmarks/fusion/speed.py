@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from qwenlab.files import REPOSITORY, atomic_write_json
 from qwenlab.lab.results import stamp_result
-from qwenlab.lora.files.layouts import QWEN_IMAGE
+from qwenlab.lora.files.architecture import QWEN_IMAGE
 from qwenlab.lora.fusion.methods import concatenate
 from qwenlab.lora.fusion.stream import write_tensors
 from qwenlab.lora.rank import compress

@@ -15,7 +15,6 @@ from diffusers import (
     QwenImageTransformer2DModel,
 )
 from diffusers.loaders.lora_pipeline import QwenImageLoraLoaderMixin
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -24,8 +23,11 @@ from qwenlab.cli import app
 from qwenlab.errors import QwenlabError
 from qwenlab.lab.micro.transformer import TRANSFORMER_CONFIG
 from qwenlab.lora.files import FORMATS, diagnose, fix, read_lora
-from qwenlab.lora.files.layouts import MODELS, own_name, parse_key, width_in
-from qwenlab.lora.files.readers import ask_comfyui, ask_diffusers
+from qwenlab.lora.files.architecture import MODELS, find_place, width_in
+from qwenlab.lora.files.comfyui import ask_comfyui
+from qwenlab.lora.files.layouts import parse_key
+from qwenlab.lora.files.readers import ask_diffusers
+from qwenlab.lora.files.text_encoder import text_encoder_folder
 from qwenlab.lora.files.writing import text_encoder_path
 from qwenlab.lora.io import load_lora
 from tests.lora.lora_layouts import ALPHA, LAYOUTS, RANK, applied, distance, factors
@@ -296,7 +298,7 @@ def test_damage_is_reported_and_not_rewritten(tiny, tmp_path):
     path = write(tmp_path, tiny, change=damage)
     report = diagnose(path)
     assert "1 layers hold NaN or infinity (transformer_blocks.0.attn.to_q" in report.damage
-    assert "1 layers are zero and change nothing (transformer_blocks.1.attn.to_q" in report.damage
+    assert "1 layers are zero and change nothing (transformer_blocks.1.attn.to_q" in report.idle
     assert_refused(path, "holds NaN", fix=tmp_path / "out.safetensors")
 
 
@@ -324,7 +326,7 @@ def test_the_table_of_models_is_the_real_classes(number, build):
     linear = {name: module for name, module in real.named_modules() if isinstance(module, nn.Linear)}
     for name, layer in linear.items():
         assert width_in(family, name, (layer.out_features, layer.in_features)) in (model.width, 0), name
-        assert own_name(name.replace(".", "_"), flat=True) == name == own_name(name, flat=False)
+        assert find_place(name.replace(".", "_"), flat=True).name == name == find_place(name).name
     assert len(linear) == len(family.block) * model.blocks + len(family.top)
 
 
@@ -372,7 +374,8 @@ def test_a_lora_of_qwen_image_21_is_recognised_and_rewritten(tmp_path):
     ],
 )
 def test_underscored_names_come_back_exactly(flat, name):
-    assert own_name(flat, flat=True) == name
+    place = find_place(flat, flat=True)
+    assert (place and place.name) == name
     assert parse_key(f"lora_unet_{flat}.lora_down.weight").layer == name
 
 
@@ -420,31 +423,33 @@ def test_the_text_encoders_part_goes_to_its_own_file(name, stem, ends, known_to_
     part = {f"{stem}.{end}": tensors[end] for end in ends}
     path = write(tmp_path, tiny, name, change=lambda state: state.update(part))
     report = diagnose(path)
-    assert report.diffusers.works and "text encoder's part is dropped" in str(report.diffusers)
+    assert report.diffusers.outcome == "loads a part" and "text encoder's part is dropped" in str(report.diffusers)
     assert len(stock(path)) == len(report.file.layers) == 28  # the stock loader says nothing and drops them
     assert f"{len(ends)} tensors: the stock pipeline never loads them" in str(report)
     assert ("is loaded with its CLIP input" in str(report.comfyui)) == known_to_comfyui
     out, second = fix(path, tmp_path / "out.safetensors")
-    assert second == text_encoder_path(out) == tmp_path / "out.text_encoder.safetensors"
-    kept = load_file(second)
-    assert kept.keys() == part.keys() and all(torch.equal(kept[key], part[key]) for key in part)
+    assert second == text_encoder_folder(out) == tmp_path / "out-text-encoder"
     assert not read_lora(out).text_encoder and ask_diffusers(read_lora(out)).outcome == "works"
-    alone = diagnose(second)
-    assert alone.diffusers.outcome in ("loads nothing", "error") and alone.comfyui.works == known_to_comfyui
-    assert "kind: nothing for the transformer" in str(alone)
-    assert_refused(second, "text encoder alone", fix=tmp_path / "third.safetensors")
+    save_file(part, alone := tmp_path / "alone.safetensors")
+    report = diagnose(alone)
+    assert report.diffusers.outcome in ("loads nothing", "error") and report.comfyui.works == known_to_comfyui
+    assert "kind: nothing for the transformer" in str(report)
+    (third,) = fix(alone, tmp_path / "third.safetensors")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (third / name).read_bytes() == (second / name).read_bytes()
 
 
-def test_the_text_encoders_own_loader_takes_its_file(pipeline, tmp_path):
-    tensors = {f"{TEXT}.lora_{'AB'[i]}.weight": torch.randn((4, 32) if i == 0 else (32, 4)) for i in (0, 1)}
-    path = write(tmp_path, pipeline.transformer, "transformer", change=lambda state: state.update(tensors))
-    _, second = fix(path, tmp_path / "out.safetensors")
-    state = {key.removeprefix("text_encoder."): value for key, value in load_file(second).items()}
-    layer = TEXT.removeprefix("text_encoder.")
-    config = LoraConfig(r=4, lora_alpha=4, target_modules=[layer])
-    pipeline.text_encoder.load_adapter(peft_config=config, adapter_state_dict=state)
-    (got,) = applied(pipeline.text_encoder).values()
-    assert all(torch.equal(ours.float(), theirs) for ours, theirs in zip(got, tensors.values(), strict=True))
+@pytest.mark.parametrize("end", ["lora_A.weight", "dora_scale"])
+def test_a_text_encoders_part_that_nothing_loads_is_kept_as_it_is(end, tiny, tmp_path):
+    part = {f"text_encoder.vision.layers.0.proj.{end}": torch.randn(4, 32)}
+    path = write(tmp_path, tiny, "transformer", change=lambda state: state.update(part))
+    assert "no other loader is known for their names" in str(diagnose(path))
+    result = fix(path, tmp_path / "out.safetensors")
+    assert result.text_encoder == text_encoder_path(result.lora) == tmp_path / "out.text_encoder.safetensors"
+    kept = load_file(result.text_encoder)
+    assert kept.keys() == part.keys() and all(torch.equal(kept[key], part[key]) for key in part)
+    assert "no loader is known" in result.left[-1]
+    assert_refused(result.text_encoder, "text encoder alone", fix=tmp_path / "third.safetensors")
 
 
 def test_a_text_encoder_file_in_the_way_stops_everything(tiny, tmp_path):
@@ -453,6 +458,8 @@ def test_a_text_encoder_file_in_the_way_stops_everything(tiny, tmp_path):
     (tmp_path / "out.text_encoder.safetensors").write_bytes(b"mine")
     assert_refused(path, "exists already and is never overwritten", fix=tmp_path / "out.safetensors")
     assert (tmp_path / "out.text_encoder.safetensors").read_bytes() == b"mine"
+    (tmp_path / "other-text-encoder").mkdir()
+    assert_refused(path, "exists already and is never overwritten", fix=tmp_path / "other.safetensors")
 
 
 def relatives(transformer, prefix):
@@ -509,16 +516,31 @@ def test_relatives_of_lora_are_named_and_left_alone(kind, prefix, diffusers, com
     if metadata.version("diffusers") == "0.42.1":
         assert report.diffusers.outcome == diffusers
     assert report.comfyui.outcome == comfyui
-    assert_refused(path, f"{kind.split()[0]} is not rewritten", fix=tmp_path / "out.safetensors")
+    if "DoRA" not in kind:
+        assert_refused(path, f"{kind} is not rewritten", fix=tmp_path / "out.safetensors")
+        return
+    (out,) = fix(path, tmp_path / "out.safetensors")  # one magnitude for each output: peft's and ComfyUI's are the same
+    assert diagnose(out).diffusers.outcome == "works" and len(stock(out)) == 2
+    (back,) = fix(out, tmp_path / "back.safetensors", "comfyui")
+    assert ask_comfyui(read_lora(back)).works
+    states = [{key.rsplit(".attn.", 1)[-1]: value for key, value in load_file(file).items()} for file in (path, back)]
+    ends = ("dora_scale", "magnitude_vector")
+    before, after = (next(v for k, v in state.items() if k.endswith(ends)).flatten() for state in states)
+    assert torch.equal(before, after)
 
 
-def test_unknown_companions_of_a_lora_are_not_lost(tiny, tmp_path):
-    for key in (
-        "transformer.transformer_blocks.0.attn.to_q.lora_B.bias",
-        "transformer.transformer_blocks.0.attn.mystery",
-    ):
-        path = write(tmp_path, tiny, "transformer", change=lambda state, key=key: state.update({key: torch.ones(32)}))
-        assert_refused(path, "is not rewritten", fix=tmp_path / "out.safetensors")
+def test_unknown_companions_of_a_lora_are_named_and_kept_where_a_layout_holds_them(stock, tiny, tmp_path):
+    bias = "transformer.transformer_blocks.0.attn.to_q.lora_B.bias"
+    path = write(tmp_path, tiny, "transformer", change=lambda state: state.update({bias: torch.ones(32)}))
+    assert "1 biases of the LoRA (lora_B.bias)" in str(diagnose(path))
+    (out,) = fix(path, tmp_path / "out.safetensors")
+    assert torch.equal(load_file(out)[bias], torch.ones(32)) and diagnose(out).diffusers.works and len(stock(out)) == 28
+    mystery = "transformer.transformer_blocks.0.attn.mystery"
+    path = write(tmp_path, tiny, "transformer", change=lambda state: state.update({mystery: torch.ones(32)}))
+    report = diagnose(path)
+    assert mystery in str(report) and not report.diffusers.works and not report.comfyui.works
+    result = fix(path, tmp_path / "second.safetensors")
+    assert mystery in result.left[0] and len(stock(result.lora)) == 28
 
 
 # Files that are refused
@@ -593,7 +615,7 @@ def test_truncated_and_missing_files(tiny, tmp_path):
         ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": (4, 3072)}, "it looks like FLUX"),
         ({"lora_unet_down_blocks_0_attn_to_q.lora_down.weight": (4, 320)}, "it looks like Stable Diffusion"),
         ({"diffusion_model.blocks.0.cross_attn.k.lora_A.weight": (4, 64)}, "it looks like Wan"),
-        ({"transformer.transformer_blocks.0.attn.to_qkv.lora_A.weight": (4, 64)}, "no Qwen-Image has a layer"),
+        ({"transformer.transformer_blocks.0.attn.to_gate.lora_A.weight": (4, 64)}, "no Qwen-Image has a layer"),
         ({"A": (4, 64), "B": (96, 4)}, "is 96x64"),
         ({"A": (4, 64)}, "no factor B to go with A"),
         ({"A": (4, 64), "B": (64, 3)}, "make no low-rank product"),

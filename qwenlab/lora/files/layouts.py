@@ -1,4 +1,4 @@
-"""Names of LoRA tensors: which layer a key belongs to, in which layout, for which model. No tensor is touched here.
+"""Names of LoRA tensors: which layer a key belongs to, in which layout. No tensor is touched here.
 
 A key is `<prefix><layer>.<factor>`. Trainers disagree on all three:
 
@@ -13,8 +13,10 @@ Factors: A is (r, k), B is (d, r). d outputs, k inputs, r rank, w the model's wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+
+from qwenlab.lora.files.architecture import QWEN_IMAGE_21, Family, Place, find_place
 
 # What stands before the layer's name, and what the layout is called.
 DOTTED_PREFIXES = {
@@ -27,104 +29,89 @@ DOTTED_PREFIXES = {
 }
 FLAT_PREFIXES = {"lora_unet_": "kohya", "lora_transformer_": "OneTrainer", "lycoris_": "LyCORIS"}
 PREFIXES = DOTTED_PREFIXES | FLAT_PREFIXES
+FORMATS = ("diffusers", "comfyui", "kohya")  # layouts that files are written in
 
+# Wrappers that torch puts around modules anywhere in a name: compiling, FSDP, checkpointing, old attention processors.
+_INSIDE = {
+    "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module", "processor",
+    "base_layer",
+}  # fmt: skip
+# Where peft keeps the weights of a module that is trained whole.
+_TRAINED_WHOLE = re.compile(r"\.(modules_to_save|original_module)(\.[^.]+)?$")
+# Words in front of a layer's name that make it another module's: FLUX's single blocks, SD's, an encoder, a ControlNet.
+_OTHER_MODULE = re.compile(
+    r"\d+|single|double|joint|text|caption|image|img|txt|(\w*_)?(blocks?|layers?|attentions?|refiner|controlnet\w*)|"
+    r"text_encoders?(_\d)?|te\d?|vae|clip(_\w)?|t5\w*|ip_adapter\w*|(image_)?encoder|decoder|visual|language_model|"
+    r"cond_stage_model"
+)
 _TEXT_ENCODER = re.compile(
-    r"text_encoders?(_\d)?\.|lora_te\d?_|(base_model\.model\.)?(model\.)?(language_model\.)?(model\.)?layers\.\d+\."
-    r"(self_attn|mlp)\."
+    r"([^.]+\.)*?(text_encoders?(_\d)?|te\d?|qwen\d\w*)\.|lora_(te\d?|text_encoder(_\d)?)_|"
+    r"(base_model\.model\.)?(model\.)?(language_model\.)?(model\.)?layers\.\d+\.(self_attn|mlp)\.|"
+    r"(base_model\.model\.)?(model\.)?visual\."
 )
 # The end of a key. In each pattern, `layer` is what precedes it (with the prefix).
 _ENDINGS = (
     ("bias", r"(?P<layer>.+)\.(lora_B|lora_up)(\.[^.]+)?\.bias"),
-    ("A", r"(?P<layer>.+?)\.lora(_A|_down|\.down|_linear_layer\.down)(?P<rest>\.[^.]+)?(\.weight)?"),
-    ("B", r"(?P<layer>.+?)\.lora(_B|_up|\.up|_linear_layer\.up)(?P<rest>\.[^.]+)?(\.weight)?"),
+    ("A", r"(?P<layer>.+?)(\.lora(_A|_down|\.down|_linear_layer\.down)|_lora\.down)(?P<rest>\.[^.]+)?(\.weight)?"),
+    ("B", r"(?P<layer>.+?)(\.lora(_B|_up|\.up|_linear_layer\.up)|_lora\.up)(?P<rest>\.[^.]+)?(\.weight)?"),
     ("alpha", r"(?P<layer>.+)\.alpha"),
-    ("DoRA", r"(?P<layer>.+)\.(dora_scale|lora_magnitude_vector)(?P<rest>\.[^.]+)?(\.weight)?"),
-    ("LoKr", r"(?P<layer>.+)\.lokr_(w1|w2|t2)(_a|_b)?(?P<rest>\.[^.]+)?"),
+    ("DoRA", r"(?P<layer>.+)\.(dora_scale|(dora|lora|weight)_magnitude(_vector)?|magnitude(_vector)?|m)"
+             r"(?P<rest>\.[^.]+)?(\.weight)?"),
+    ("LoKr", r"(?P<layer>.+)\.lokr_(w1|w2|t1|t2)(_a|_b)?(?P<rest>\.[^.]+)?"),
     ("LoHa", r"(?P<layer>.+)\.hada_(w1|w2|t1|t2)(_a|_b)?(?P<rest>\.[^.]+)?"),
-    ("OFT", r"(?P<layer>.+)\.oft_\w+(?P<rest>\.[^.]+)?(\.weight)?"),
-    ("full difference", r"(?P<layer>.+)\.(diff|diff_b|set_weight|w_norm|b_norm)"),
+    ("OFT", r"(?P<layer>.+)\.(oft_\w+(?P<rest>\.[^.]+)?(\.weight)?|rescale)"),
+    ("GLoRA", r"(?P<layer>.+)\.(a1|a2|b1|b2|bm)\.weight"),
+    ("IA3", r"(?P<layer>.+)\.(on_input|ia3_l(?P<rest>\.[^.]+)?)"),
+    ("full difference", r"(?P<layer>.+)\.(diff|diff_b|set_weight|w_norm|b_norm|reshape_weight)"),
+    ("LoCon", r"(?P<layer>.+)\.lora_mid\.weight"),
 )  # fmt: skip
 _PATTERNS = tuple((role, re.compile(pattern)) for role, pattern in _ENDINGS)
-
-
-@dataclass(frozen=True)
-class Family:
-    """Linear layers of a model family: (d, k) in units of the width w; 0 where the size does not follow from w."""
-
-    name: str
-    block: Mapping[str, tuple[int, int]]
-    top: Mapping[str, tuple[int, int]]
-
-
-_ATTENTION = {f"attn.{name}": (1, 1) for name in ("to_q", "to_k", "to_v", "to_out.0")}
-_TEXT_ATTENTION = {f"attn.{name}": (1, 1) for name in ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")}
-_EMBEDDER = {"time_text_embed.timestep_embedder.linear_1": (1, 0), "time_text_embed.timestep_embedder.linear_2": (1, 1)}
-QWEN_IMAGE = Family(
-    "Qwen-Image",
-    {
-        **_ATTENTION,
-        **_TEXT_ATTENTION,
-        **{f"{stream}_mlp.net.0.proj": (4, 1) for stream in ("img", "txt")},
-        **{f"{stream}_mlp.net.2": (1, 4) for stream in ("img", "txt")},
-        **{f"{stream}_mod.1": (6, 1) for stream in ("img", "txt")},
-    },
-    {**_EMBEDDER, "img_in": (1, 0), "txt_in": (1, 0), "norm_out.linear": (2, 1), "proj_out": (0, 1)},
-)
-QWEN_IMAGE_21 = Family(
-    "Qwen-Image-2.1",
-    {**_ATTENTION, "img_mlp.proj": (3, 1), "img_mlp.gate_layer": (3, 1), "img_mlp.out": (1, 3)},
-    {
-        **_EMBEDDER,
-        "img_in": (1, 0),
-        "txt_in.in_layer": (1, 0),
-        "txt_in.out_layer": (1, 1),
-        "modulation.1": (4, 1),
-        "norm_out.linear": (1, 1),
-        "proj_out": (0, 1),
-    },
-)
-FAMILIES = (QWEN_IMAGE, QWEN_IMAGE_21)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A published size of a family."""
-
-    name: str
-    family: Family
-    width: int
-    blocks: int
-
-
-# Qwen-Image-Edit is of the same class and size as Qwen-Image: a LoRA file cannot tell them apart.
-MODELS = (
-    Model("Qwen-Image", QWEN_IMAGE, 3072, 60),
-    Model("Qwen-Image-2.1", QWEN_IMAGE_21, 4096, 32),
-    Model("micro", QWEN_IMAGE, 192, 6),
-)
-# Own names by the names in a file: with dots (False) or flat (True). No two names become one.
-_BLOCK_LAYERS, _TOP_LAYERS = (
-    {flat: {name.replace(".", "_") if flat else name: name for name in names} for flat in (False, True)}
-    for names in ([n for f in FAMILIES for n in f.block], [n for f in FAMILIES for n in f.top])
+_FACTORS = ("A", "B", "DoRA", "full difference")
+# Tensors that no layer's name explains. The first pattern found anywhere in the key decides.
+_BESIDES = tuple(
+    (role, re.compile(pattern, re.IGNORECASE))
+    for role, pattern in (
+        ("optimizer state", r"(^|\.|_)(optim(izer)?|exp_avg(_\w+)?|max_exp_avg_sq|momentum_buffer|grad_scaler)(\.|$)"),
+        (
+            "embedding",
+            r"^bundle_emb\.|(^|\.)(emb_params|string_to_param|clip_[lgh]|t5(xxl)?|qwen\d\w*)(\.|$)|embedding",
+        ),
+        ("moving average", r"(^|\.)(ema|shadow)(_\w+)?\."),
+        ("bookkeeping", r"^_aux\.|(^|\.)((global_)?steps?|epochs?|iterations?|num_updates|version|seed)$"),
+        ("text encoder's weight", r"^(text_encoders?(_\d)?|lora_te\d?|te\d?|cond_stage_model|text_model)[._]"),
+        ("VAE's weight", r"^(vae|first_stage_model)\."),
+    )
 )
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key taken apart. role: A, B, alpha, bias, DoRA, LoKr, LoHa, OFT, full difference, or "unknown".
+    """A key taken apart. role: A, B, alpha, bias, DoRA, LoKr, LoHa, OFT, GLoRA, IA3, LoCon, full difference, whole
+    weight, embedding, optimizer state, moving average, bookkeeping, or "unknown".
 
-    layer: the module's own name, such as `transformer_blocks.0.attn.to_q`; None when no Qwen-Image has it.
-    stem: prefix and layer as written in the file. style: how the file names the factor. adapter: peft's name or "".
+    place: the module of a Qwen-Image that it belongs to; None when no Qwen-Image has it. prefix: what stands before the
+    module's name, wrappers included; one of PREFIXES or, with `wrapped`, something that no reader takes off. stem:
+    prefix and layer as written in the file. style: how the file names the factor. adapter: peft's name or "".
     """
 
     text: str
     role: str
     prefix: str
-    layer: str | None
+    place: Place | None
     stem: str
     style: str = ""
     adapter: str = ""
     text_encoder: bool = False
+
+    @property
+    def layer(self) -> str | None:
+        """The module's own name, such as `transformer_blocks.0.attn.to_q`."""
+        return self.place and self.place.name
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether the prefix is none that any layout has."""
+        return self.prefix not in PREFIXES
 
 
 def parse_key(text: str) -> Key:
@@ -136,47 +123,61 @@ def parse_key(text: str) -> Key:
             rest = (groups.get("rest") or "").removeprefix(".")
             adapter = "" if rest == "weight" else rest
             # ".weight" or not is part of the style: readers look for the exact ending
-            style = text[len(stem) :] if role in ("A", "B", "DoRA") else ""
-            break
-    else:
-        role, stem, style, adapter = "unknown", text, "", ""
-    prefix = find_prefix(stem)
-    layer = own_name(stem[len(prefix) :], flat=prefix in FLAT_PREFIXES)
-    text_encoder = layer is None and role != "unknown" and bool(_TEXT_ENCODER.match(text))
-    return Key(text, role, prefix, layer, stem, style, adapter, text_encoder)
+            style = text[len(stem) :] if role in _FACTORS else ""
+            prefix, place = locate(stem)
+            text_encoder = place is None and bool(_TEXT_ENCODER.match(text))
+            return Key(text, role, prefix, place, stem, style, adapter, text_encoder)
+    return _besides(text)
 
 
-def find_prefix(stem: str) -> str:
-    """The known prefix of a name; "" for a bare one."""
+def stem_in(layer: str, layout: str, family: Family) -> str:
+    """A module's name in a layout of FORMATS. ComfyUI finds Qwen-Image-2.1's gate under its bare name only."""
+    if layout == "kohya":
+        return f"lora_unet_{layer.replace('.', '_')}"
+    if layout == "diffusers":
+        return f"transformer.{layer}"
+    return layer if family is QWEN_IMAGE_21 else f"diffusion_model.{layer}"
+
+
+def _besides(text: str) -> Key:
+    """A key that ends in no factor's name: a whole weight of a module, something of the training, or unknown."""
+    stem, _, leaf = text.rpartition(".")
+    prefix, place = locate(_TRAINED_WHOLE.sub("", stem)) if leaf in ("weight", "bias") else ("", None)
+    if place:
+        return Key(text, "whole weight", prefix, place, stem, f".{leaf}")
+    role = next((role for role, pattern in _BESIDES if pattern.search(text)), "unknown")
+    prefix, place = locate(stem) if role == "unknown" and stem else ("", None)  # something odd at a known layer
+    return Key(text, role, prefix, place, stem if place else text)
+
+
+@lru_cache(maxsize=8192)
+def locate(stem: str) -> tuple[str, Place | None]:
+    """What stands before the module's name, and the module of a Qwen-Image that the rest of `stem` names, or None."""
+    parts = stem.split(".")
+    kept = [part for part in parts if part not in _INSIDE]
+    for start in range(len(kept)):
+        if place := find_place(".".join(kept[start:])):
+            wrappers = kept[:start]
+            if any(_OTHER_MODULE.fullmatch(part) for part in wrappers):
+                return _known_prefix(stem), None
+            return _prefix(stem, ".".join(kept[start:])), place
+    words = kept[-1].split("_") if kept else []
+    for start in range(len(words)):
+        if place := find_place("_".join(words[start:]), flat=True):
+            if any(_OTHER_MODULE.fullmatch(word) for word in [*kept[:-1], *words[:start]]):
+                return _known_prefix(stem), None
+            return _prefix(stem, "_".join(words[start:])), place
+    return _known_prefix(stem), None
+
+
+def _prefix(stem: str, rest: str) -> str:
+    """What `stem` has besides `rest`; wrappers inside the name count as part of it."""
+    if stem.endswith(rest):
+        return stem[: -len(rest)]
+    inside = [part for part in stem.split(".") if part in _INSIDE]
+    first, _, _ = stem.partition(rest.split(".")[0])
+    return f"{first}...{'.'.join(dict.fromkeys(inside))}."
+
+
+def _known_prefix(stem: str) -> str:
     return next(prefix for prefix in sorted(PREFIXES, key=len, reverse=True) if stem.startswith(prefix))
-
-
-def own_name(name: str, *, flat: bool) -> str | None:
-    """The module's name in the model, exactly, or None: `transformer_blocks_0_attn_to_out_0` (flat) is
-    `transformer_blocks.0.attn.to_out.0`."""
-    separator = "_" if flat else r"\."
-    match = re.fullmatch(rf"transformer_blocks{separator}(0|[1-9]\d{{0,2}}){separator}(.+)", name)
-    if match:
-        layer = _BLOCK_LAYERS[flat].get(match[2])
-        return layer and f"transformer_blocks.{match[1]}.{layer}"
-    return _TOP_LAYERS[flat].get(name)
-
-
-def block_of(layer: str) -> int | None:
-    """Number of the block that a layer belongs to; None outside the blocks."""
-    return int(layer.split(".")[1]) if layer.startswith("transformer_blocks.") else None
-
-
-def without_block(layer: str) -> str:
-    """`attn.to_q` for `transformer_blocks.0.attn.to_q`; other names as they are."""
-    return layer.split(".", 2)[2] if layer.startswith("transformer_blocks.") else layer
-
-
-def width_in(family: Family, layer: str, shape: tuple[int, int]) -> int | None:
-    """The width w that a layer of this (d, k) means in `family`; None when its shape is impossible there, 0 when it
-    says nothing about w. Raises KeyError when the family has no such layer."""
-    units = (family.block if block_of(layer) is not None else family.top)[without_block(layer)]
-    widths = {size / unit for size, unit in zip(shape, units, strict=True) if unit}
-    if len(widths) > 1 or any(width % 1 for width in widths):
-        return None
-    return int(widths.pop()) if widths else 0

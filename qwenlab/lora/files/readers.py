@@ -1,11 +1,8 @@
-"""What diffusers and ComfyUI do with a LoRA file as it is.
+"""diffusers is *asked*: its loaders read a shadow of the file, and what each layer really got is measured.
 
-diffusers is *asked*: the installed version's own `load_lora_weights` loads a shadow of the file, which has the same
-keys, dtypes, ranks, alphas and metadata but only WIDTH columns, into a shadow of the model; then the factor that each
-layer really got is measured. So the answer belongs to the installed version, whichever that is.
-
-ComfyUI is not executed. Its answer follows from its source: comfy/lora.py (`model_lora_keys_unet`, `load_lora`) and
-comfy/weight_adapter/lora.py of Comfy-Org/ComfyUI at 17358c8 (2026).
+The shadow has the same keys, dtypes, ranks, alphas and metadata but only WIDTH columns, and is loaded into a shadow of
+the model. So the answer belongs to the installed version, whichever that is. torch, diffusers and peft are imported
+here and nowhere else in this package, when a question is asked.
 """
 
 from __future__ import annotations
@@ -13,69 +10,40 @@ from __future__ import annotations
 import tempfile
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from qwenlab.lora.files.architecture import QWEN_IMAGE_21
+from qwenlab.lora.files.header import DTYPES
+from qwenlab.lora.files.leftovers import BIAS_OF_LORA
+from qwenlab.lora.files.lokr_loader import ask_lokr_loader
+from qwenlab.lora.files.reading import Layer, LoraFile, open_tensors
+from qwenlab.lora.files.stock_rules import reader_name
+from qwenlab.lora.files.verdict import Verdict, named, short, split_harmless, strength
 
-from qwenlab.lora.files.layouts import QWEN_IMAGE_21
-from qwenlab.lora.files.reading import DTYPES, Layer, LoraFile, open_tensors
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 WIDTH = 8  # of the shadow: one head of 8
 ROUNDING = 1e-2  # a relative difference below this is rounding: bfloat16 gives up to 4e-3
 EXACT = 1e-5  # and below this float32's
 
-_COMFYUI_PREFIXES = ("", "transformer.", "diffusion_model.", "lora_unet_", "lycoris_")
-# Qwen-Image-2.1's gate and projection become one matrix there; the halves have fewer names.
-_COMFYUI_HALVES_PREFIXES = ("", "transformer.", "lycoris_")
-_COMFYUI_STYLES = {
-    (".lora_down.weight", ".lora_up.weight"),
-    (".lora_A.weight", ".lora_B.weight"),
-    (".lora.down.weight", ".lora.up.weight"),
-    (".lora_A", ".lora_B"),
-    (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
-    (".lora_A.default.weight", ".lora_B.default.weight"),
-}
-_COMFYUI_TEXT_ENCODER = ("text_encoders.", "lora_te_layers_")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a reader does with a file. outcome: "works", "rounds", "ignores alpha", "wrong scale", "drops DoRA",
-    "loads a part", "loads nothing", "leaves weights empty" or "error". "rounds" is "works" up to the rounding of 16-bit
-    numbers."""
-
-    reader: str
-    outcome: str
-    detail: str = ""
-
-    @property
-    def works(self) -> bool:
-        return self.outcome in ("works", "rounds")
-
-    def __str__(self) -> str:
-        return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
-
 
 def ask_diffusers(lora: LoraFile) -> Verdict:
     """Load a shadow of the file with the installed diffusers and compare each layer's factor with the file's."""
-    reader = f"diffusers {metadata.version('diffusers')}"
-    transformer = shadow_model(lora)
-    with tempfile.TemporaryDirectory() as folder:
-        products = _write_shadow(lora, transformer, Path(folder) / "shadow.safetensors")
-        try:
-            load_stock(transformer, folder, "shadow.safetensors")
-        except Exception as error:  # whatever the stock loader raises is the answer
-            lines = str(error).splitlines() or [""]
-            return Verdict(reader, "error", f"{type(error).__name__}: {short(lines[0])}")
-    verdict = _compare(lora, applied_updates(transformer), products)
-    notes = [verdict.detail] if verdict.detail else []
-    if lora.text_encoder:
-        notes.append("the text encoder's part is dropped without an error")
-    return Verdict(reader, verdict.outcome, "; ".join(notes))
+    verdict = _load_shadow(lora)
+    besides = bool(lora.others or lora.text_encoder or any(layer.magnitude for layer in lora.layers.values()))
+    if verdict.outcome == "error" and besides and lora.layers:
+        plain = {name: replace(layer, magnitude=None) for name, layer in lora.layers.items()}
+        alone = _load_shadow(replace(lora, layers=plain, others=(), text_encoder=()))
+        if alone.outcome != "error":
+            cause = named(lora.groups) or "what is in the file besides the factors"
+            return replace(verdict, detail=f"{verdict.detail}; refused for {cause}; the factors alone: {alone.outcome}")
+    if sentence := ask_lokr_loader(lora):
+        return replace(verdict, detail=f"{verdict.detail}; {sentence}")
+    return verdict
 
 
 def load_stock(transformer: nn.Module, folder: str | Path, name: str) -> None:
@@ -85,7 +53,7 @@ def load_stock(transformer: nn.Module, folder: str | Path, name: str) -> None:
     """
     from diffusers import QwenImagePipeline
 
-    with _quiet():
+    with quiet():
         pipeline = QwenImagePipeline(None, None, None, None, transformer)
         pipeline.load_lora_weights(folder, weight_name=name)
 
@@ -107,6 +75,7 @@ def applied_updates(transformer: nn.Module) -> dict[str, tuple[float, Tensor, Te
 
 def shadow_model(lora: LoraFile) -> nn.Module:
     """The stock transformer with the right names and number of blocks, WIDTH wide (3,000 parameters a block)."""
+    import torch
     from diffusers import QwenImage21Transformer2DModel, QwenImageTransformer2DModel
 
     common = dict(num_layers=lora.blocks, num_attention_heads=1, attention_head_dim=WIDTH, axes_dims_rope=(2, 2, 4))
@@ -116,45 +85,84 @@ def shadow_model(lora: LoraFile) -> nn.Module:
         return QwenImageTransformer2DModel(**common, in_channels=8, out_channels=2, joint_attention_dim=WIDTH)
 
 
+def _load_shadow(lora: LoraFile) -> Verdict:
+    transformer = shadow_model(lora)
+    with tempfile.TemporaryDirectory() as folder:
+        products = _write_shadow(lora, transformer, Path(folder) / "shadow.safetensors")
+        try:
+            load_stock(transformer, folder, "shadow.safetensors")
+        except Exception as error:  # whatever the stock loader raises is the answer
+            lines = str(error).splitlines() or [""]
+            return Verdict(reader_name(), "error", f"{type(error).__name__}: {short(lines[0])}")
+    outcome, detail = _compare(lora, applied_updates(transformer), products)
+    if any(parameter.is_meta for name, parameter in transformer.named_parameters() if "lora_" in name):
+        outcome = "leaves weights empty"
+    lost, harmless = split_harmless(group for group in lora.groups if group.what != BIAS_OF_LORA)
+    if outcome in ("works", "rounds") and (lost or lora.text_encoder):
+        outcome = "loads a part"
+    notes = [detail] if detail else []
+    if lost:
+        notes.append(f"left out without an error: {named(lost)}")
+    if lora.text_encoder:
+        notes.append("the text encoder's part is dropped without an error")
+    if harmless:
+        notes.append(f"passed over, without effect: {named(harmless)}")
+    return Verdict(reader_name(), outcome, "; ".join(notes))
+
+
 def _write_shadow(lora: LoraFile, transformer: nn.Module, path: Path) -> dict[str, Tensor]:
     """Write the shadow's file; return the products B A (d, k) that its layers hold, in float64."""
+    import torch
+    from safetensors.torch import save_file
+
     generator = torch.Generator().manual_seed(0)
     linear = dict(transformer.named_modules())
     state, products = {}, {}
-    for name, layer in lora.layers.items():
+    for name, layer in sorted(lora.layers.items(), key=lambda item: item[1].rows or (0, 0)):  # rows in their order
         d, k = linear[name].out_features, linear[name].in_features
-        a = torch.randn(layer.rank, k, generator=generator).to(_dtype(lora, layer.a.text))
+        if layer.a.text not in state:
+            a = torch.randn(layer.rank, k, generator=generator)
+            state[layer.a.text] = a.to(_dtype(lora, layer.a.text))
         b = torch.randn(d, layer.rank, generator=generator).to(_dtype(lora, layer.b.text))
-        state |= {layer.a.text: a, layer.b.text: b}
-        products[name] = b.double() @ a.double()
+        products[name] = b.double() @ state[layer.a.text].double()
+        if layer.rows and layer.b.text in state:
+            b = torch.cat([state[layer.b.text].float(), b.float()]).to(b.dtype)
+        state[layer.b.text] = b
         if layer.magnitude:
-            shape = lora.index[layer.magnitude.text][1]
-            state[layer.magnitude.text] = torch.ones([d if size == layer.shape[0] else 1 for size in shape])
+            state[layer.magnitude.text] = torch.ones(_small(lora, layer, d, k))
     with open_tensors(lora.path) as file:
-        for key, (_, shape) in lora.index.items():
-            if key not in state:
-                small = all(size == 1 for size in shape)  # alphas keep their values
-                state[key] = file.get_tensor(key) if small else torch.zeros([min(size, 4) for size in shape])
-    save_file(state, path, metadata=dict(lora.metadata))
+        for key in (*lora.others, *lora.text_encoder, *lora.alphas):
+            shape = lora.index[key.text][1]
+            small = all(size == 1 for size in shape)  # alphas keep their values
+            state[key.text] = file.get_tensor(key.text) if small else torch.zeros([min(size, 4) for size in shape])
+            if key.role == "bias" and key.layer in products:
+                state[key.text] = torch.ones(len(products[key.layer]))
+    save_file({key: value.contiguous() for key, value in state.items()}, path, metadata=dict(lora.metadata) or None)
     return products
 
 
+def _small(lora: LoraFile, layer: Layer, d: int, k: int) -> list[int]:
+    """The shape of DoRA's magnitudes in the shadow."""
+    shape = lora.index[layer.magnitude.text][1]
+    return [d if size == layer.shape[0] else k if size == layer.shape[1] else size for size in shape]
+
+
 def _dtype(lora: LoraFile, key: str) -> torch.dtype:
+    import torch
+
     return getattr(torch, DTYPES[lora.index[key][0]])
 
 
-def _compare(lora: LoraFile, updates: dict, products: dict[str, Tensor]) -> Verdict:
+def _compare(lora: LoraFile, updates: dict, products: dict[str, Tensor]) -> tuple[str, str]:
     if not updates:
-        return Verdict("", "loads nothing", "the pipeline goes on without the LoRA, after a warning at most")
+        return "loads nothing", "the pipeline goes on without the LoRA, after a warning at most"
     empty = [name for name, (_, a, b, _) in updates.items() if a.is_meta or b.is_meta]
     if empty:
         detail = f"after a warning, {empty[0]} and others stay without values: pictures are garbage or an error"
-        return Verdict("", "leaves weights empty", detail)
+        return "leaves weights empty", detail
     missing = [name for name in lora.layers if name not in updates]
     if missing:
-        return Verdict(
-            "", "loads a part", f"{len(missing)} of {len(lora.layers)} layers are left out ({missing[0]}, ...)"
-        )
+        return "loads a part", f"{len(missing)} of {len(lora.layers)} layers are left out ({missing[0]}, ...)"
     factors, spread = {}, 0.0
     for name, layer in lora.layers.items():
         scaling, a, b, magnitude = updates[name]
@@ -164,64 +172,19 @@ def _compare(lora: LoraFile, updates: dict, products: dict[str, Tensor]) -> Verd
             spread, ((update - layer.scaling * product).norm() / product.norm() / abs(layer.scaling or 1)).item()
         )
         if layer.magnitude and not magnitude:
-            return Verdict("", "drops DoRA", "the magnitudes are ignored, the low-rank part alone is applied")
+            return "drops DoRA", "the magnitudes are ignored, the low-rank part alone is applied"
     if spread <= EXACT:
-        return Verdict("", "works")
+        return "works", ""
     if spread <= ROUNDING:
-        return Verdict("", "rounds", f"alpha / rank is multiplied in 16 bits, updates are off by up to {spread:.1%}")
+        return "rounds", f"alpha / rank is multiplied in 16 bits, updates are off by up to {spread:.1%}"
     if all(abs(factor - 1) <= ROUNDING for factor in factors.values()):
-        return Verdict("", "ignores alpha", _strength(lora, factors))
-    return Verdict("", "wrong scale", _strength(lora, factors))
-
-
-def ask_comfyui(lora: LoraFile) -> Verdict:
-    """What ComfyUI's source says of the keys; the label is part of the answer."""
-    reader = "ComfyUI (from its source, not executed)"
-    loaded = {name: layer for name, layer in lora.layers.items() if _comfyui_knows(name, layer)}
-    others = [key for key in lora.others if key.role in ("LoKr", "LoHa", "OFT", "full difference")]
-    others_loaded = [key for key in others if key.prefix in _COMFYUI_PREFIXES and not key.adapter]
-    notes = []
-    known = all(key.text.startswith(_COMFYUI_TEXT_ENCODER) for key in lora.text_encoder)
-    if lora.text_encoder:
-        notes.append(f"the text encoder's part {'is loaded with its CLIP input' if known else 'is not loaded'}")
-    if lora.text_encoder and known and not lora.layers and not others:
-        outcome, detail = "works", ""
-    elif not loaded and not others_loaded:
-        outcome, detail = "loads nothing", "every key is reported as not loaded"
-    elif len(loaded) < len(lora.layers) or len(others_loaded) < len(others):
-        missing = next((name for name in lora.layers if name not in loaded), others[0].text if others else "")
-        outcome, detail = "loads a part", f"{missing} and others are reported as not loaded"
-    elif any(layer.magnitude and "dora_scale" not in layer.magnitude.text for layer in loaded.values()):
-        outcome, detail = "drops DoRA", "it knows dora_scale only; the low-rank part alone is applied"
-    elif ignored := [
-        name for name, layer in loaded.items() if layer.alpha_from != "tensors" and abs(layer.scaling - 1) > EXACT
-    ]:
-        outcome, detail = "ignores alpha", _strength(lora, dict.fromkeys(ignored, 1.0))
-    else:
-        outcome, detail = "works", ""
-    return Verdict(reader, outcome, "; ".join(filter(None, [detail, *notes])))
-
-
-def _comfyui_knows(name: str, layer: Layer) -> bool:
-    halves = name.endswith((".img_mlp.proj", ".img_mlp.gate_layer"))
-    prefixes = _COMFYUI_HALVES_PREFIXES if halves else _COMFYUI_PREFIXES
-    return layer.a.prefix in prefixes and (layer.a.style, layer.b.style) in _COMFYUI_STYLES
-
-
-def _strength(lora: LoraFile, factors: dict[str, float]) -> str:
-    ratios = sorted(factor / (lora.layers[name].scaling or 1) for name, factor in factors.items())
-    low, high = f"{ratios[0]:.3g}", f"{ratios[-1]:.3g}"
-    return f"the LoRA acts with {low if low == high else f'{low} to {high}'} times its strength"
-
-
-def short(text: str, length: int = 120) -> str:
-    """One line of foreign text, fit for a terminal."""
-    text = "".join(character if character.isprintable() else "?" for character in text)
-    return text if len(text) <= length else text[: length - 4] + " ..."
+        return "ignores alpha", strength(lora.layers, factors)
+    return "wrong scale", strength(lora.layers, factors)
 
 
 @contextmanager
-def _quiet():
+def quiet():
+    """No warnings and no log of diffusers."""
     from diffusers.utils import logging
 
     verbosity = logging.get_verbosity()

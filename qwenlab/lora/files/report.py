@@ -7,9 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwenlab.lora.files.layouts import PREFIXES, QWEN_IMAGE, block_of, without_block
-from qwenlab.lora.files.readers import Verdict, ask_comfyui, ask_diffusers, short
-from qwenlab.lora.files.reading import DTYPES, LoraFile, open_tensors, read_factors, read_lora
+import numpy as np
+
+from qwenlab.lora.files.architecture import QWEN_IMAGE, block_of, without_block
+from qwenlab.lora.files.comfyui import ask_comfyui
+from qwenlab.lora.files.header import DTYPES, TensorFile
+from qwenlab.lora.files.identity import lookalikes
+from qwenlab.lora.files.layouts import PREFIXES, Key
+from qwenlab.lora.files.reading import LoraFile, read_lora
+from qwenlab.lora.files.stock_rules import predict_diffusers
+from qwenlab.lora.files.text_encoder import can_load
+from qwenlab.lora.files.verdict import Verdict, short
 
 _HINTS = ("modelspec.architecture", "modelspec.title", "ss_base_model_version", "qwenlab.trigger")
 
@@ -20,40 +28,51 @@ class Report:
 
     file: LoraFile
     damage: str
+    idle: str
     diffusers: Verdict
     comfyui: Verdict
 
     def __str__(self) -> str:
         facts = [
-            ("kind", ", ".join(self.file.kinds) or "nothing for the transformer"),
-            ("fits", model_text(self.file)),
-            ("format", format_text(self.file)),
-            ("ranks", ranks_text(self.file)),
-            ("alpha", alpha_text(self.file)),
-            ("targets", targets_text(self.file)),
-            ("dtype", dtype_text(self.file)),
-            (
-                "text encoder",
-                f"{len(self.file.text_encoder)} tensors: {TEXT_ENCODER}" if self.file.text_encoder else "",
-            ),
-            (
-                "says",
-                "; ".join(f"{key}: {short(self.file.metadata[key])}" for key in _HINTS if key in self.file.metadata),
-            ),
+            *describe(self.file),
             ("damage", self.damage),
+            ("idle", self.idle),
             (self.diffusers.reader, str(self.diffusers)),
             (self.comfyui.reader, str(self.comfyui)),
         ]
         return "\n".join([str(self.file.path), *(f"  {label}: {text}" for label, text in facts if text)])
 
 
-TEXT_ENCODER = "the stock pipeline never loads them; in a file of their own, text_encoder.load_adapter does"
+def diagnose(path: str | Path, *, execute: bool = False) -> Report:
+    """Read a LoRA file, look for damage, say what both readers do with it.
 
-
-def diagnose(path: str | Path) -> Report:
-    """Read a LoRA file, look for damage, ask both readers. Raises QwenlabError for what `read_lora` refuses."""
+    diffusers' answer follows from rules where they decide, in a second. Otherwise, and with `execute`, its own loader
+    is run, after half a minute of imports. Raises QwenlabError for what `read_lora` refuses.
+    """
     lora = read_lora(path)
-    return Report(lora, damage_text(lora), ask_diffusers(lora), ask_comfyui(lora))
+    verdict = None if execute else predict_diffusers(lora)
+    if verdict is None:
+        from qwenlab.lora.files.readers import ask_diffusers  # torch, diffusers and peft
+
+        verdict = ask_diffusers(lora)
+    return Report(lora, *damage_texts(lora), verdict, ask_comfyui(lora))
+
+
+def describe(lora: LoraFile) -> list[tuple[str, str]]:
+    """Label and text of each fact that the header tells."""
+    return [
+        ("kind", ", ".join(lora.kinds) or "nothing for the transformer"),
+        ("fits", model_text(lora)),
+        ("format", format_text(lora)),
+        ("ranks", ranks_text(lora)),
+        ("alpha", alpha_text(lora)),
+        ("targets", targets_text(lora)),
+        ("dtype", dtype_text(lora)),
+        ("text encoder", text_encoder_text(lora)),
+        *(("besides", str(group)) for group in lora.groups),
+        ("says", "; ".join(f"{key}: {short(lora.metadata[key])}" for key in _HINTS if key in lora.metadata)),
+        *(("doubt", short(doubt, 400)) for doubt in lora.doubts),
+    ]
 
 
 def model_text(lora: LoraFile) -> str:
@@ -61,17 +80,34 @@ def model_text(lora: LoraFile) -> str:
     if lora.model is None:
         width = f"width {lora.width}" if lora.width else "a width that the file does not tell"
         return f"{lora.family.name}'s layers at {width}; no published model has {'it' if lora.width else 'to have it'}"
-    if lora.model.family is QWEN_IMAGE and lora.model.name != "micro":
-        return f"{lora.model.name}; Qwen-Image-Edit has the same shapes, the file cannot tell them apart"
-    return lora.model.name
+    name = lora.model.name
+    if lora.model.family is not QWEN_IMAGE or name == "micro":
+        return name
+    if lora.base:
+        return f"{name}; made for {lora.base}, its metadata says"
+    others = lookalikes(lora.layers, lora.width)
+    return f"{name}; Qwen-Image-Edit has the same shapes, the file cannot tell them apart" + (
+        f", and so have {', '.join(others)}" if others else ""
+    )
 
 
 def format_text(lora: LoraFile) -> str:
     """Prefix and factor names with the name of the layout."""
-    layouts = Counter((layer.a.prefix, layer.a.style, layer.b.style) for layer in lora.layers.values())
-    texts = [f"{PREFIXES[prefix]} ({prefix}*{a}, *{b})" for (prefix, a, b), _ in layouts.most_common()]
-    prefixes = {key.prefix for key in lora.others} - {prefix for prefix, _, _ in layouts}
-    return "; ".join([*texts, *(f"{PREFIXES[prefix]} ({prefix}*)" for prefix in sorted(prefixes))])
+    layouts = Counter(
+        (layer.a.prefix, layer.a.style, layer.b.style, layer.a.layer if layer.rows else "")
+        for layer in lora.layers.values()
+    )
+    texts = Counter()
+    for (prefix, a, b, fused), count in layouts.items():
+        texts[f"{_layout(prefix)} ({prefix}*{a}, *{b})"] += count
+        if fused:
+            texts[f"fused layers ({without_block(fused)})"] += count
+    prefixes = {key.prefix for key in lora.others if key.place} - {prefix for prefix, *_ in layouts}
+    return "; ".join([*(text for text, _ in texts.most_common()), *(f"{_layout(p)} ({p}*)" for p in sorted(prefixes))])
+
+
+def _layout(prefix: str) -> str:
+    return PREFIXES.get(prefix, "unknown prefix before Qwen-Image's layers, no reader takes it off, --fix does")
 
 
 def ranks_text(lora: LoraFile) -> str:
@@ -120,18 +156,39 @@ def dtype_text(lora: LoraFile) -> str:
     return _distribution(DTYPES.get(lora.index[key][0], lora.index[key][0]) for key in keys)
 
 
-def damage_text(lora: LoraFile) -> str:
-    """Layers with NaN or infinity, and layers that do nothing because a factor is zero; "" for a sound file."""
+def text_encoder_text(lora: LoraFile) -> str:
+    """What loads the text encoder's part."""
+    if not lora.text_encoder:
+        return ""
+    count = f"{len(lora.text_encoder)} tensors"
+    if can_load(lora.text_encoder):
+        return (
+            f"{count}: the stock pipeline never loads them; --fix writes them as peft's folder, which "
+            "pipeline.text_encoder.load_adapter(FOLDER) reads"
+        )
+    return f"{count}: the stock pipeline never loads them, and no other loader is known for their names"
+
+
+def damage_texts(lora: LoraFile) -> tuple[str, str]:
+    """Layers with NaN or infinity, and layers that do nothing because a factor is zero; "" for none."""
     broken, idle = [], []
-    with open_tensors(lora.path) as file:
-        for name, layer in lora.layers.items():
-            a, b = (factor.float() for factor in read_factors(file, layer))
-            if not (a.isfinite().all() and b.isfinite().all()):
-                broken.append(name)
-            elif not (a.any() and b.any()):
-                idle.append(name)
-    found = [(broken, "hold NaN or infinity"), (idle, "are zero and change nothing")]
-    return "; ".join(f"{len(names)} layers {what} ({names[0]}, ...)" for names, what in found if names)
+    file = TensorFile(lora.path)
+    for name, layer in lora.layers.items():
+        a, b = file.array(layer.a.text), file.array(layer.b.text)
+        b = b[slice(*layer.rows)] if layer.rows else b
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            broken.append(name)
+        elif not (a.any() and b.any()):
+            idle.append(name)
+    others = [key for key in lora.others if _is_broken(file, key)]
+    broken += [key.text for key in others]
+    texts = [(broken, "hold NaN or infinity"), (idle, "are zero and change nothing")]
+    return tuple(f"{len(names)} layers {what} ({', '.join(names[:4])}{', ...' * (len(names) > 4)})" if names else ""
+                 for names, what in texts)  # fmt: skip
+
+
+def _is_broken(file: TensorFile, key: Key) -> bool:
+    return file.index[key.text][0] in DTYPES and not np.isfinite(file.array(key.text)).all()
 
 
 def _distribution(values: Iterable[object]) -> str:

@@ -1,25 +1,39 @@
 """The same update in another layout.
 
 Alpha: the stock loader of diffusers takes the plain product B A, so alpha is folded into A; ComfyUI and the kohya
-family read `<layer>.alpha`, so it is kept beside the factors. Folding is done in float32. A 16-bit dtype is kept only
-where alpha / rank is exact in it, here or in the reader (diffusers multiplies it into A in the file's own dtype).
+family read `<layer>.alpha`, so it is kept beside the factors. Folding a power of two is exact; anything else is
+multiplied in float64 and rounded to float32. A 16-bit dtype is kept only where alpha / rank is exact in it, here or in
+the reader (diffusers multiplies it into A in the file's own dtype). Fused layers become the model's own: rows of B, A
+for each. What no layout can hold is left out and named.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from safetensors.torch import save
-from torch import Tensor
 
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, sha256_file
-from qwenlab.lora.files.layouts import QWEN_IMAGE_21
-from qwenlab.lora.files.reading import ADAPTER_METADATA, LoraFile, open_tensors, read_factors, read_lora
+from qwenlab.lora.files.architecture import QWEN_IMAGE_21
+from qwenlab.lora.files.converting import convert
+from qwenlab.lora.files.header import TensorFile, pack
+from qwenlab.lora.files.layouts import FORMATS
+from qwenlab.lora.files.reading import ADAPTER_METADATA, LoraFile, read_lora
+from qwenlab.lora.files.text_encoder import read_text_factors, text_encoder_folder, write_folder
 
-FORMATS = ("diffusers", "comfyui", "kohya")
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What `fix` wrote: lora, a file, None when there was nothing for the transformer; text_encoder, peft's folder or a
+    file with the tensors as they were. left: sentences on what is in neither. Iterating gives the paths."""
+
+    lora: Path | None
+    text_encoder: Path | None
+    left: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Path]:
+        return iter([path for path in (self.lora, self.text_encoder) if path])
 
 
 def check_target(source: str | Path, out: str | Path, layout: str) -> None:
@@ -29,7 +43,7 @@ def check_target(source: str | Path, out: str | Path, layout: str) -> None:
         raise QwenlabError(f"--format {layout!r}: unknown layout; choose from {', '.join(FORMATS)}")
     if out.suffix != ".safetensors":
         raise QwenlabError(f"--fix {out}: end the name in .safetensors")
-    for target in (out, text_encoder_path(out)):
+    for target in (out, text_encoder_path(out), text_encoder_folder(out)):
         if target.exists():
             what = "is the file itself" if source.exists() and target.samefile(source) else "exists already"
             raise QwenlabError(f"--fix {target}: {what} and is never overwritten; give a new name")
@@ -38,96 +52,60 @@ def check_target(source: str | Path, out: str | Path, layout: str) -> None:
         raise QwenlabError(f"--fix {out}: {above} is no folder; give a path in one")
 
 
-def fix(source: str | Path, out: str | Path, layout: str = "diffusers") -> list[Path]:
-    """Write the LoRA in `source` to the new file `out` in another layout; return the files written.
+def fix(source: str | Path, out: str | Path, layout: str = "diffusers") -> Rewritten:
+    """Write the LoRA in `source` to the new file `out` in another layout; return what was written and what was left.
 
     layout: "diffusers" (transformer.*, alpha folded), "comfyui" (diffusion_model.* with .alpha; bare names for
     Qwen-Image-2.1, whose gate ComfyUI finds under no other), "kohya" (lora_unet_* with .alpha).
-    The update of each layer stays the same to float32's rounding. A text-encoder part goes unchanged to a second file,
-    `<out>.text_encoder.safetensors`: no Qwen-Image pipeline loads it from one file with the transformer's.
+    The update of each layer stays the same, exactly or (alpha that is no power of two times the rank) to float32's
+    rounding. A text-encoder part goes to peft's folder `<out>-text-encoder`, which `text_encoder.load_adapter` reads:
+    no Qwen-Image pipeline loads it from one file with the transformer's.
 
-    Raises QwenlabError, before anything is written, for what cannot be rewritten without loss (DoRA, LoKr, LoHa,
-    biases, unknown tensors), for an existing `out`, and for whatever `read_lora` refuses.
+    Raises QwenlabError, before anything is written, for what holds no update that the layout can express, for
+    magnitudes of DoRA that it cannot, for NaN, for an existing `out`, and for whatever `read_lora` refuses.
     """
     check_target(source, out, layout)
     out = Path(out)
     lora = read_lora(source)
-    _check_plain(lora)
     if layout == "kohya" and lora.family is QWEN_IMAGE_21 and any(".img_mlp." in name for name in lora.layers):
         raise QwenlabError(
             f"{lora.path}: neither diffusers nor ComfyUI reads Qwen-Image-2.1's MLP in the kohya layout; "
             "use --format diffusers or comfyui"
         )
-    metadata = {
-        key: value for key, value in lora.metadata.items() if key != ADAPTER_METADATA and not key.startswith("sshs_")
-    } | {"format": "pt", "qwenlab.rewritten_from": sha256_file(lora.path)}
-    state: dict[str, Tensor] = {}
-    with open_tensors(lora.path) as file:
-        for name, layer in lora.layers.items():
-            a, b = read_factors(file, layer)
-            if not (a.float().isfinite().all() and b.float().isfinite().all()):
-                raise QwenlabError(f"{lora.path}: {name!r} holds NaN or infinity; take an earlier checkpoint")
-            state |= _entries(name, a, b, layer.scaling, layout, lora.family is QWEN_IMAGE_21)
-        texts = {key.text: file.get_tensor(key.text) for key in lora.text_encoder}
+    file = TensorFile(lora.path)
+    tensors, left = convert(lora, file, layout)
+    texts = read_text_factors(file, lora.text_encoder)
+    if not tensors and not texts:
+        _refuse(lora, layout, left)
     check_target(source, out, layout)  # again: reading takes a while
-    written = [atomic_write_bytes(out, save(state, metadata=metadata))]
+    digest = sha256_file(lora.path)
+    if tensors:
+        kept = {
+            key: value for key, value in lora.metadata.items()
+            if key != ADAPTER_METADATA and not key.startswith("sshs_")
+        }  # fmt: skip
+        atomic_write_bytes(out, pack(tensors, kept | {"format": "pt", "qwenlab.rewritten_from": digest}))
+    second = None
     if texts:
-        entries = dict(lora.metadata) | {"format": "pt"}
-        written.append(atomic_write_bytes(text_encoder_path(out), save(texts, metadata=entries)))
-    return written
+        second = write_folder(texts, text_encoder_folder(out))
+    elif lora.text_encoder:
+        unchanged = {key.text: file.stored(key.text) for key in lora.text_encoder}
+        second = atomic_write_bytes(text_encoder_path(out), pack(unchanged, dict(lora.metadata) | {"format": "pt"}))
+        left.append(f"{len(lora.text_encoder)} tensors of the text encoder, in a file of their own: no loader is known")
+    return Rewritten(out if tensors else None, second, tuple(left))
 
 
 def text_encoder_path(out: str | Path) -> Path:
-    """Where `fix` puts the text encoder's part: a.text_encoder.safetensors beside a.safetensors."""
+    """Where `fix` puts a text encoder's part that no loader takes: a.text_encoder.safetensors beside a.safetensors."""
     out = Path(out)
     return out.with_name(f"{out.stem}.text_encoder{out.suffix}")
 
 
-def _check_plain(lora: LoraFile) -> None:
-    kinds = [kind for kind in lora.kinds if kind != "LoRA"]
-    if kinds:
-        why = {
-            "DoRA": "its magnitudes need the base model's weights",
-            "LoKr": "a Kronecker product has no small A and B",
-            "LoHa": "a Hadamard product has no small A and B",
-        }.get(kinds[0], "it is no low-rank product")
-        raise QwenlabError(f"{lora.path}: {kinds[0]} is not rewritten, {why}; use a reader that knows it")
-    if not lora.layers:
+def _refuse(lora: LoraFile, layout: str, left: list[str]) -> None:
+    if lora.text_encoder and not left:
         raise QwenlabError(
-            f"{lora.path}: a LoRA of the text encoder alone; no layout of a Qwen-Image pipeline takes it, give its "
-            "tensors to pipeline.text_encoder.load_adapter(adapter_state_dict=..., peft_config=...)"
+            f"{lora.path}: a LoRA of the text encoder alone, in names for which no loader is known; rename its layers "
+            "to the language model's, such as text_encoder.model.language_model.layers.0.self_attn.q_proj"
         )
-
-
-def _entries(name: str, a: Tensor, b: Tensor, scaling: float, layout: str, bare: bool) -> dict[str, Tensor]:
-    """The tensors of one layer: a (r, k), b (d, r)."""
-    dtype = _lossless(a.dtype, scaling)
-    if layout == "diffusers":
-        a = (a.float() * scaling).to(dtype)
-        return {
-            f"transformer.{name}.lora_A.weight": a.contiguous(),
-            f"transformer.{name}.lora_B.weight": b.to(_lossless(b.dtype, 1.0)).contiguous(),
-        }
-    if layout == "kohya":
-        stem, down, up = f"lora_unet_{name.replace('.', '_')}", "lora_down", "lora_up"
-    else:
-        stem, down, up = f"{'' if bare else 'diffusion_model.'}{name}", "lora_A", "lora_B"
-    return {
-        f"{stem}.{down}.weight": a.to(dtype).contiguous(),
-        f"{stem}.{up}.weight": b.to(_lossless(b.dtype, scaling)).contiguous(),
-        f"{stem}.alpha": torch.tensor(scaling * a.shape[0], dtype=torch.float32),
-    }
-
-
-def _lossless(dtype: torch.dtype, scaling: float) -> torch.dtype:
-    """The smallest dtype that holds `tensor * scaling` for every tensor of `dtype`.
-
-    bfloat16 has float32's exponents: powers of two cost nothing. float16 may underflow. 8-bit floats go to bfloat16,
-    in which they are exact, because the stock loader cannot multiply them.
-    """
-    power_of_two = scaling != 0 and math.frexp(abs(scaling))[0] == 0.5
-    if dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
-        dtype = torch.bfloat16
-    if dtype == torch.bfloat16 and power_of_two:
-        return dtype
-    return dtype if dtype == torch.float16 and scaling == 1 else torch.float32
+    kinds = ", ".join(lora.kinds)
+    raise QwenlabError(f"{lora.path}: {kinds} is not rewritten for {layout}: {'; '.join(left)}")

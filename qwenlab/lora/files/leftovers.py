@@ -1,0 +1,93 @@
+"""Tensors of a LoRA file that are no factors: every one belongs to a group that says what it is.
+
+Nothing of a file is passed over in silence. `groups` sorts what `read_lora` could not put into a layer; a key that no
+group explains ends in the last one, "unknown tensors".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qwenlab.lora.files.architecture import Family, kind_in
+from qwenlab.lora.files.layouts import Key
+
+BIAS_OF_LORA = "biases of the LoRA (lora_B.bias)"
+MATRIX = "full differences of matrices (.diff)"
+NORM = "differences of norms"
+BIAS = "differences of biases"
+SET = "weights to be put in place of the model's (.set_weight)"
+RESHAPE = "new shapes of weights (.reshape_weight)"
+NO_MATRIX = "tensors for modules without a matrix"
+NO_WEIGHT = "tensors for modules without such a weight"
+NO_LAYER = "tensors for layers that no Qwen-Image has"
+OTHER_FAMILY = "tensors for layers of another Qwen-Image"
+WHOLE = "whole weights of modules"
+ALPHA = "alphas without factors"
+MAGNITUDE = "DoRA magnitudes without factors"
+UNKNOWN = "unknown tensors"
+#: Kinds of adapters that are no pair of low-rank factors; ComfyUI knows them, most other readers do not.
+ADAPTERS = ("LoKr", "LoHa", "OFT", "GLoRA", "IA3", "LoCon")
+_BY_STYLE = {".diff_b": BIAS, ".b_norm": BIAS, ".set_weight": SET, ".reshape_weight": RESHAPE}
+_BY_ROLE = {
+    "embedding": "trained embeddings",
+    "optimizer state": "optimizer states",
+    "moving average": "moving averages of weights",
+    "bookkeeping": "bookkeeping of the training",
+    "text encoder's weight": "whole weights of the text encoder",
+    "VAE's weight": "weights of the VAE",
+    "whole weight": WHOLE,
+    "bias": BIAS_OF_LORA,
+    "DoRA": MAGNITUDE,
+    "alpha": ALPHA,
+}
+#: Sorts that change nothing in the model, whoever passes over them.
+HARMLESS = (ALPHA, *(_BY_ROLE[role] for role in ("optimizer state", "moving average", "bookkeeping")))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Keys of one sort. what: the sort, in words."""
+
+    what: str
+    keys: tuple[Key, ...]
+
+    def __str__(self) -> str:
+        first, *others = (key.text for key in self.keys)
+        return f"{len(self.keys)} {self.what} ({first}{', ...' if others else ''})"
+
+
+def sort_key(key: Key, family: Family) -> str:
+    """The sort of a key that is no factor of a layer of `family`."""
+    kind = kind_in(family, key.layer) if key.place else None
+    if key.role in ADAPTERS and kind in ("linear", "fused"):
+        return key.role
+    if key.role in ("unknown", *_BESIDES):
+        return _BY_ROLE.get(key.role, UNKNOWN)
+    if key.place is None:
+        return NO_LAYER if key.role not in ("alpha", "DoRA") else _BY_ROLE[key.role]
+    if kind is None:
+        return OTHER_FAMILY
+    if key.role == "full difference":
+        return _sort_difference(key, kind, family)
+    if key.role in _BY_ROLE and kind in ("linear", "fused"):
+        return _BY_ROLE[key.role]
+    return WHOLE if key.role == "whole weight" and kind == "norm" else NO_MATRIX
+
+
+_BESIDES = ("embedding", "optimizer state", "moving average", "bookkeeping", "text encoder's weight", "VAE's weight")
+
+
+def _sort_difference(key: Key, kind: str, family: Family) -> str:
+    what = _BY_STYLE.get(key.style, MATRIX)
+    if kind == "empty" or (what == BIAS and not (kind in ("linear", "fused") and family.biases)):
+        return NO_WEIGHT
+    return NORM if what == MATRIX and kind == "norm" else what
+
+
+def groups(keys: Iterable[Key], family: Family) -> list[Group]:
+    """The keys by sort, in the order of their first appearance."""
+    sorts: dict[str, list[Key]] = {}
+    for key in keys:
+        sorts.setdefault(sort_key(key, family), []).append(key)
+    return [Group(what, tuple(found)) for what, found in sorts.items()]
