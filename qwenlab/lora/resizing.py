@@ -9,7 +9,8 @@ from typing import Any
 
 from qwenlab.errors import QwenlabError
 from qwenlab.lora.files.reading import open_tensors
-from qwenlab.lora.fusion.files import BASE_MODEL, Source, check_dtype, read_plain, scaled_pair, write_layers
+from qwenlab.lora.fusion.files import BASE_MODEL, check_dtype, read_plain, scaled_pair, write_layers
+from qwenlab.lora.fusion.sources import Source, check_rank
 from qwenlab.lora.rank import Pair, compress, grow, rank_for
 
 
@@ -43,8 +44,7 @@ def resize(
     """
     if (rank is None) == (energy is None):
         raise QwenlabError("resize: give either --rank, such as 16, or --energy, such as 0.95")
-    if rank is not None and rank < 1:
-        raise QwenlabError(f"--rank {rank}: must be at least 1")
+    check_rank(rank)
     if energy is not None and not 0 < energy <= 1:
         raise QwenlabError(f"--energy {energy}: must be more than 0 and at most 1")
     check_dtype(dtype)

@@ -119,7 +119,7 @@ def test_what_does_not_belong_together_is_named(tmp_path):
     [
         ({"method": "svd"}, "--method svd: needs a rank"),
         ({"method": "mean"}, "--method 'mean': unknown; choose from concat"),
-        ({"rank": 0}, "--rank 0: must be at least 1"),
+        ({"rank": 0}, "--rank 0: must be a number from 1 to 4096"),
         ({"dtype": "int8"}, "--dtype 'int8': unknown"),
     ],
 )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,17 @@ from torch import Tensor
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file
 from qwenlab.lora.files.reading import LoraFile, open_tensors, read_factors, read_lora
-from qwenlab.lora.fusion.methods import average_factors, concatenate, core_space, dare, knots, orthogonal, ties
+from qwenlab.lora.fusion.methods import (
+    average_factors,
+    concatenate,
+    core_space,
+    dare,
+    knots,
+    orthogonal,
+    own_name,
+    ties,
+)
+from qwenlab.lora.fusion.sources import Source, check_rank
 from qwenlab.lora.fusion.stream import write_tensors
 from qwenlab.lora.rank import Pair, compress
 
@@ -37,38 +46,12 @@ BASE_MODEL = "qwenlab.base_model"
 
 
 @dataclass(frozen=True)
-class Source:
-    """A LoRA file and its weight. layer_weights: patterns of layer names, such as "transformer_blocks.[0-2].*", and
-    factors that the weight gets there; the first pattern that fits counts."""
-
-    path: Path
-    weight: float = 1.0
-    layer_weights: Mapping[str, float] = field(default_factory=dict)
-
-    def weight_of(self, layer: str) -> float:
-        """The weight in one layer."""
-        factors = (factor for pattern, factor in self.layer_weights.items() if fnmatchcase(layer, pattern))
-        return self.weight * next(factors, 1.0)
-
-
-@dataclass(frozen=True)
 class Fusion:
     """What `fuse` did. kept: layer -> share of the energy that the rank keeps; empty without a rank."""
 
     path: Path
     layers: int
     kept: Mapping[str, float]
-
-
-def parse_source(text: str) -> Source:
-    """`style.safetensors:0.4` -> Source; without a number the weight is 1. Raises QwenlabError for what is no file."""
-    path, colon, weight = text.rpartition(":")
-    try:
-        return Source(Path(path), float(weight)) if colon else Source(Path(text))
-    except ValueError:
-        if Path(text).exists():
-            return Source(Path(text))
-        raise QwenlabError(f"{text}: {weight!r} is no weight; write FILE.safetensors:0.8") from None
 
 
 def fuse(
@@ -85,7 +68,8 @@ def fuse(
 
     Args:
         method: "concat" (exact), "svd" (exact, then the best of `rank`), "average" (the article's, wrong), "ties",
-            "dare", "knots", "core", "orthogonal" (the first file keeps its update whole).
+            "dare", "knots", "core", "orthogonal" (the first file keeps its update whole); or peft's name of one of
+            them (`qwenlab.lora.fusion.methods.PEFT_NAMES`).
         rank: of the result; "svd", "ties" and "dare" need it, what others give is compressed to it.
         allow_partial: layers that only some of the files have get the sum of those; otherwise they are an error.
         dtype: "float32", or "bfloat16", which halves the file and rounds.
@@ -95,8 +79,9 @@ def fuse(
     layers that are missing, for NaN (while writing), and for an `out` that exists.
     """
     out = Path(out)
-    loras = read_plain(sources, out)
+    method = own_name(method)
     _check_choices(method, rank, dtype)
+    loras = read_plain(sources, out)
     layers = _common_layers(loras, allow_partial)
     kept: dict[str, float] = {}
     with ExitStack() as stack:
@@ -150,7 +135,10 @@ def scaled_pair(file: Any, lora: LoraFile, source: Source, name: str) -> Pair:
     a, b = (factor.float() for factor in read_factors(file, layer))
     if not (a.isfinite().all() and b.isfinite().all()):
         raise QwenlabError(f"{lora.path}: {name!r} holds NaN or infinity; take an earlier checkpoint")
-    return a, b * (layer.scaling * source.weight_of(name))
+    b = b * (layer.scaling * source.weight_of(name))
+    if not b.isfinite().all():
+        raise QwenlabError(f"{lora.path}: {name!r} times {layer.scaling:g} and its weight leaves the range of float32")
+    return a, b
 
 
 def read_plain(sources: Sequence[Source], out: Path) -> list[LoraFile]:
@@ -189,8 +177,7 @@ def _check_choices(method: str, rank: int | None, dtype: str) -> None:
         raise QwenlabError(f"--method {method!r}: unknown; choose from {', '.join(METHODS)}")
     if METHODS[method][1] and rank is None:
         raise QwenlabError(f"--method {method}: needs a rank, such as --rank 64")
-    if rank is not None and rank < 1:
-        raise QwenlabError(f"--rank {rank}: must be at least 1")
+    check_rank(rank)
     check_dtype(dtype)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenlab.errors import QwenlabError
-from qwenlab.lora.fusion.files import Source, fuse
+from qwenlab.lora.fusion.files import fuse
+from qwenlab.lora.fusion.sources import Source
 from qwenlab.lora.io import carries_lora, load_lora, remove_lora
 from qwenlab.model.quantize import quantised_layers, weight_precision
 

@@ -14,9 +14,30 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from qwenlab.errors import QwenlabError
 from qwenlab.lora.rank import Pair
 
+#: peft's names (`combination_type` of `LoraModel.add_weighted_adapter`) of what is the same mathematics here.
+PEFT_NAMES = {"cat": "concat", "dare_linear_svd": "dare"}
+#: Its other names: what it does under them, and what to take instead. Its `svd` is `svd` here, too.
+_PEFT_OTHERS = {
+    "linear": "adds the factors themselves, which mixes the LoRAs (cross terms); concat is exact",
+    "dare_linear": "drops entries of the factors themselves, which mixes the LoRAs; dare drops those of the updates",
+    "dare_ties": "drops entries of the factors themselves, which mixes the LoRAs; take dare or ties",
+    "dare_ties_svd": "drops entries at random, then elects signs; take dare or ties",
+    "ties_svd": "averages what agrees and weighs after the election; ties adds it, weighed before",
+    "magnitude_prune": "prunes the factors themselves, which mixes the LoRAs; svd leaves out the least of the sum",
+    "magnitude_prune_svd": "adds the largest entries of each update; ties does so where their signs agree",
+}
+
 DENSE_SVD = 1024  # up to this many rows or columns the SVD of a dense update is exact, beyond it randomised
+
+
+def own_name(method: str) -> str:
+    """A method's name here for peft's name of it. Raises QwenlabError for those of peft that are something else."""
+    if method in _PEFT_OTHERS:
+        raise QwenlabError(f"--method {method}: not offered; peft {_PEFT_OTHERS[method]}")
+    return PEFT_NAMES.get(method, method)
 
 
 def concatenate(pairs: Sequence[Pair]) -> Pair:
