@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qwenlab.lab import localisation as localisation_module
 from qwenlab.lab import world
 from qwenlab.lab.localisation import localisation, patches_showing, region, things
 from qwenlab.lab.micro.assemble import assemble
@@ -14,7 +15,6 @@ from qwenlab.lab.micro.text_encoder import build_text_encoder
 from qwenlab.lab.micro.tokenizer import build_tokenizer
 from qwenlab.lab.micro.transformer import build_transformer
 from qwenlab.lab.micro.vae import build_vae
-from qwenlab.model import attention_maps as maps_module
 from qwenlab.model import pipeline as door
 from qwenlab.model.attention_maps import AttentionMaps, attention_maps, overlay, token_spans
 
@@ -152,7 +152,7 @@ def test_localisation_scores_a_planted_answer(untrained, monkeypatch, looks):
             patches_read[..., rows, maps.tokens_of(word)] = 1.0
         return replace(maps, grid=(8, 8), patches_read=patches_read, words_read=torch.zeros_like(patches_read).mT)
 
-    monkeypatch.setattr(maps_module, "attention_maps", answer)
+    monkeypatch.setattr(localisation_module, "attention_maps", answer)
     scores = {score.thing: score for score in localisation(untrained, scenes, size=128)}
     assert set(scores) == set(things(SCENE)) and {score.pictures for score in scores.values()} == {4}
     assert 0.05 < scores["hair"].chance < 0.25 < 0.4 < scores["background"].chance
