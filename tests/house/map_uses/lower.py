@@ -2,8 +2,14 @@
 
 LOWER = {
     "errors.py": """
-from errors import QwenlabError
-assert str(QwenlabError("a.png: no picture")) == "a.png: no picture" and issubclass(QwenlabError, Exception)
+from errors import QwenlabError, check_range
+check_range("rank", 4, 1, 8)
+try:
+    check_range("rank", float("nan"), 1, 8)
+except QwenlabError as error:
+    assert str(error) == "rank nan: must be a number from 1 to 8"
+else:
+    raise AssertionError("NaN is no rank")
 """,
     "files.py": """
 from files import atomic_write_bytes, atomic_write_json, atomic_write_text, sha256_file
@@ -43,6 +49,20 @@ assert model_timestep(torch.tensor(0.3), torch.bfloat16).dtype == torch.bfloat16
 config = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 0.9, "max_image_seq_len": 8192}
 sigmas = inference_sigmas(4, 256, config)
 assert mu_for_tokens(256, config) == 0.5 and len(sigmas) == 5 and sigmas[0] == 1 and sigmas[-1] == 0
+""",
+    "model/limits.py": """
+from errors import QwenlabError
+from limits import check_drawing, check_prompt, check_size, parse_size
+pipeline = tiny_pipeline()
+check_size(parse_size("64x32")), check_prompt(pipeline, "the color")
+check_drawing(steps=20, guidance=4.0, first_seed=0, last_seed=3)
+for refused in (lambda: parse_size("100"), lambda: check_prompt(pipeline, "一二三四" * 999),
+                lambda: check_drawing(steps=1, guidance=4.0, first_seed=0, last_seed=0)):
+    try:
+        refused()
+    except QwenlabError:
+        continue
+    raise AssertionError("what the model cannot take passed")
 """,
     "model/encoding.py": """
 from PIL import Image
