@@ -41,15 +41,19 @@ def check() -> None:
 
 @app.command()
 def check_dataset(
-    folder: Annotated[Path, typer.Argument(help="Folder with images/ and captions.jsonl, or with metadata.jsonl")],
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures, with captions.jsonl, metadata.* or .txt files")],
     html: Annotated[Path | None, typer.Option(help="Also write the report as one page with thumbnails")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write a repaired copy to this new folder")] = None,
     min_side: Annotated[int, typer.Option(min=1, help="Pixels that the shorter side should have")] = 512,
+    encoding: Annotated[
+        str, typer.Option(help="Of captions that are not UTF-8, such as gb18030, where the check cannot tell")
+    ] = "",
 ) -> None:
     """Say what is wrong with a data set, and mend it in a copy. Exits with 1 when errors are left."""
+    from qwenlab.captions.files import summarise
     from qwenlab.data.check.command import run
 
-    raise typer.Exit(run(folder, html, fix, min_side))
+    raise typer.Exit(run(folder, html, fix, min_side, encoding, summarise))
 
 
 @app.command()
@@ -250,7 +254,7 @@ def claims(
 
 @app.command()
 def lint_captions(
-    file: Annotated[Path, typer.Argument(help="captions.jsonl, or a .txt file with one caption a line")],
+    file: Annotated[Path, typer.Argument(help="captions.jsonl, a .txt file with one caption a line, or a data set")],
     fix: Annotated[Path | None, typer.Option(help="Write the captions with all safe rewrites to this new file")] = None,
 ) -> None:
     """Check captions against the template, one line a finding. Exits with 1 when something is found."""

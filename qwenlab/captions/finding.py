@@ -21,6 +21,8 @@ class Finding:
 
     suggestion: a rewrite for a person to judge, None where only the picture can say what is right.
     edits: the same rewrite for a machine, present only where it cannot change what the caption means.
+    set_edits: a rewrite for a machine that is right only when every caption of a set has it, as the number of the
+    character: a LoRA answers prompts in the form of its captions (lesson 08), so a mixed set teaches two names.
     """
 
     start: int
@@ -29,6 +31,7 @@ class Finding:
     reason: str
     suggestion: str | None = None
     edits: tuple[Edit, ...] = ()
+    set_edits: tuple[Edit, ...] = ()
 
     @property
     def safe(self) -> bool:

@@ -56,8 +56,9 @@ def lint_caption(text: str, tokenizer: Callable | None = None) -> tuple[Caption,
 def fix(text: str) -> tuple[str, int]:
     """The caption with every safe rewrite applied, and how many findings that mended.
 
-    Safe: half width, simplified characters, a repeated or empty part taken out, the number moved to the front or
-    written as a digit. Nothing that only the picture can decide.
+    Safe: half width, simplified characters, a repeated or empty part taken out. Nothing that only the picture can
+    decide, and no number for the character, which belongs to a whole set (`qwenlab.captions.fix_set`): a LoRA trained
+    without it does not know a prompt that has it.
     """
     total = 0
     for _ in range(10):  # a rewrite may uncover another, as simplified characters show a repetition

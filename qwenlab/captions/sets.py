@@ -18,14 +18,20 @@ DOMINANT, DOMINANT_IN_FEW = 0.75, 0.6
 #: Share of captions that may be the same as another: two of 500 pictures can look alike in words, two of 60 is a slip.
 DUPLICATES = 0.01
 _FEW, _SHARED_BY_ONE_FROM = 4, 10
+_UNNUMBERED = ("missing-anchor", "ambiguous-subject")
+_SHOWN = 5  # captions named in a note
 
 
 @dataclass(frozen=True)
 class SetReport:
-    """findings: (index of the caption, finding) in reading order. notes: what may be intended, one line each."""
+    """findings: (index of the caption, finding) in reading order. notes: what may be intended, one line each.
+
+    numbered: how many captions `fix_set` gives the number that they lack; all of them, or none.
+    """
 
     findings: tuple[tuple[int, Finding], ...]
     notes: tuple[str, ...] = ()
+    numbered: int = 0
 
 
 def lint_set(texts: Sequence[str], tokenizer: Callable | None = None) -> SetReport:
@@ -40,7 +46,9 @@ def lint_set(texts: Sequence[str], tokenizer: Callable | None = None) -> SetRepo
         caption, findings = lint_caption(text, tokenizer)
         captions.append(caption)
         found += [(index, finding) for finding in findings]
+    found, numbered, numbers = _offer_numbers(captions, found)
     dominant, notes = _dominant_anchor(captions)
+    notes = numbers + notes
     if dominant:
         found = [(index, _with_the_sets_number(finding, dominant)) for index, finding in found]
         found += _anchor_outliers(captions, dominant)
@@ -51,16 +59,33 @@ def lint_set(texts: Sequence[str], tokenizer: Callable | None = None) -> SetRepo
     elif repeated:
         notes += (f"{len(repeated)} of {len(texts)} captions occur twice, which so many pictures may well",)
     found.sort(key=lambda item: (item[0], item[1].start, item[1].end, item[1].rule))
-    return SetReport(tuple(found), notes)
+    return SetReport(tuple(found), notes, numbered)
 
 
 def fix_set(texts: Iterable[str]) -> tuple[list[str], int]:
-    """All captions with every safe rewrite applied, and how many findings that mended."""
+    """All captions with every safe rewrite applied, and how many findings that mended.
+
+    The number of the character is added to all captions that lack it, or to none: where one of them cannot be
+    rewritten, the set would be mixed.
+    """
+    plain, mended = _rewritten(list(texts), numbers=False)
+    numbered, more = _rewritten(plain, numbers=True)
+    if any(finding.set_edits or finding.rule == "missing-anchor" and finding.safe for _, finding in _lint(numbered)):
+        return plain, mended  # not all came through
+    return numbered, mended + more
+
+
+def _lint(texts: list[str]) -> tuple[tuple[int, Finding], ...]:
+    return lint_set(texts).findings
+
+
+def _rewritten(texts: list[str], *, numbers: bool) -> tuple[list[str], int]:
     texts, total = list(texts), 0
     for _ in range(10):  # a rewrite may uncover another
         by_caption: dict[int, list[Finding]] = {}
-        for index, finding in lint_set(texts).findings:
-            by_caption.setdefault(index, []).append(finding)
+        for index, finding in _lint(texts):
+            if numbers or finding.rule != "missing-anchor":
+                by_caption.setdefault(index, []).append(finding)
         mended = 0
         for index, findings in by_caption.items():
             texts[index], count = apply_edits(texts[index], findings)
@@ -69,6 +94,24 @@ def fix_set(texts: Iterable[str]) -> tuple[list[str], int]:
         if not mended:
             break
     return texts, total
+
+
+def _offer_numbers(
+    captions: Sequence[Caption], found: list[tuple[int, Finding]]
+) -> tuple[list[tuple[int, Finding]], int, tuple[str, ...]]:
+    """The findings, with the rewrites that add a number made safe if then no caption of a character lacks one."""
+    mendable = {index for index, finding in found if finding.set_edits}
+    lacking = {index for index, finding in found if finding.rule in _UNNUMBERED and not captions[index].subjects}
+    if not mendable:
+        return found, 0, ()
+    count = f"{len(mendable)} of {len(captions)} captions lack the number of the character, or have it later"
+    if left := sorted(lacking - mendable):
+        which = ", ".join(str(index + 1) for index in left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
+        note = f"{count}; it is added to none of them, for caption {which} would stay without: write that first"
+        return found, 0, (note,)
+    offered = [(i, replace(f, edits=f.set_edits, set_edits=()) if f.set_edits else f) for i, f in found]
+    note = f"{count}; rewritten, all have it in front, and so must every prompt: a LoRA trained without it loses it"
+    return offered, len(mendable), (note,)
 
 
 def anchor_name(part: Part, *, first: bool = False) -> str:
@@ -111,8 +154,12 @@ def _with_the_sets_number(finding: Finding, dominant: str) -> Finding:
         return finding
     if suggestion.startswith(dominant) or "..." in suggestion:
         return finding
-    edits = tuple(replace(edit, new=edit.new.replace(f"1{noun}", dominant, 1)) for edit in finding.edits)
-    return replace(finding, suggestion=suggestion.replace(f"1{noun}", dominant, 1), edits=edits)
+    suggestion = suggestion.replace(f"1{noun}", dominant, 1)
+    edits, set_edits = (
+        tuple(replace(edit, new=edit.new.replace(f"1{noun}", dominant, 1)) for edit in some)
+        for some in (finding.edits, finding.set_edits)
+    )
+    return replace(finding, suggestion=suggestion, edits=edits, set_edits=set_edits)
 
 
 def _anchor_outliers(captions: list[Caption], dominant: str) -> list[tuple[int, Finding]]:

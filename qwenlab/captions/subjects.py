@@ -124,13 +124,14 @@ def _named(word: str, part: Part, index: int, anchored: bool) -> str | None:
 
 
 def _not_first(caption: Caption, parts: list[Part], anchor: Part) -> list[Finding]:
-    """The number stands later; moving it to the front changes no meaning."""
+    """The number stands later; moved to the front in every caption of a set, it anchors the character."""
     reason = f"{anchor.text} does not open the caption: the number anchors the character only in front"
     edits: tuple[Edit, ...] = ()
     if len(caption.anchors) == 1 and caption.text[: parts[0].outer].strip() == "":
         before = max(caption.norm.rfind(mark, 0, anchor.start) for mark in ",;\n")
         edits = (Edit(parts[0].outer, parts[0].outer, f"{anchor.text}, "), Edit(before, anchor.end, ""))
-    return [Finding(anchor.start, anchor.end, "missing-anchor", reason, f"{anchor.text}, {parts[0].text}, ...", edits)]
+    suggestion = f"{anchor.text}, {parts[0].text}, ..."
+    return [Finding(anchor.start, anchor.end, "missing-anchor", reason, suggestion, set_edits=edits)]
 
 
 def _unnumbered_seconds(parts: list[Part], caption: Caption) -> list[Finding]:
@@ -240,4 +241,4 @@ def _without_number(part: Part, count: str, modifiers: str, noun: str, rest: str
     reason = f"{said}: no number in front; the anchor 1{noun} names the same character in every caption"
     alone = not modifiers and not collective and not rest.strip()
     edits = (Edit(part.start, part.end, new),) if alone and number <= 1 else ()
-    return Finding(part.start, part.end, "missing-anchor", reason, new, edits)
+    return Finding(part.start, part.end, "missing-anchor", reason, new, set_edits=edits)

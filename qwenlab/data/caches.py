@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from qwenlab.data.colour import CONVERSION
 from qwenlab.data.dataset import View
+from qwenlab.data.images import image_profile
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, sha256_file
 from qwenlab.model.encoding import LatentStatistics, encode_image, encode_text, image_tensor
@@ -175,7 +177,9 @@ def latents_key(view: View, vae_hash: str) -> str:
     except OSError as error:
         raise QwenlabError(f"{view.path}: the picture cannot be read ({error.strerror}); put it back") from error
     width, height = view.size
-    return _hash("latents", vae_hash, picture, f"{width}x{height}", str(view.crop), str(view.mirrored))
+    profile = image_profile(view.path)
+    converted = (CONVERSION,) if profile and not profile.problem else ()  # other pictures keep the key they had
+    return _hash("latents", vae_hash, picture, f"{width}x{height}", str(view.crop), str(view.mirrored), *converted)
 
 
 def text_key(text: str, text_hash: str) -> str:

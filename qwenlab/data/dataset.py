@@ -4,28 +4,31 @@
         images/img_001.png ...
         captions.jsonl              {"file_name": "img_001.png", "text": "1女孩, ..."}   one line a picture
 
-`qwenlab.data.caches` keeps what `qwenlab.model.encoding` makes of them.
+`qwenlab.data.reader` reads this and other layouts, for training and for the check alike; `qwenlab.data.caches` keeps
+what `qwenlab.model.encoding` makes of them.
 """
 
 from __future__ import annotations
 
-import json
-import os
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from qwenlab.data.buckets import fit_to_bucket, split_by_group
-from qwenlab.data.images import IMAGE_SUFFIXES, fit_image, open_image
+from qwenlab.data.findings import Finding, shown
+from qwenlab.data.images import fit_image, image_profile, open_image
+from qwenlab.data.reader import Reading, read_folder
 from qwenlab.errors import QwenlabError
 
-MAX_CAPTIONS_BYTES = 256 * 1024**2  # a million captions; a file without line ends must not fill the memory
+_EACH = 3  # warnings of one kind that get a line each
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and its caption. `line` is the caption's line number in captions.jsonl, from 1."""
+    """One picture and its caption. `line` is the caption's line number in its file, from 1."""
 
     path: Path
     text: str
@@ -34,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Checked samples in the order of captions.jsonl, and what deserves a warning, one line each."""
+    """Checked samples in the order of the captions, and what deserves a warning, one line each."""
 
     folder: Path
     samples: tuple[Sample, ...]
@@ -45,69 +48,63 @@ class Dataset:
 
 
 def read_dataset(folder: str | Path) -> Dataset:
-    """Read and check a dataset folder; every image is opened and decoded once.
+    """Read and check a dataset folder of any layout of `qwenlab.data.reader`; every image is decoded once.
 
     Raises QwenlabError, naming file, line and remedy, for: a missing folder or captions file, a line that is
-    not JSON or lacks a key, a caption without its image, two captions of one image, a path or symbolic link
-    that leaves the folder, an unreadable or huge image. An image without caption is unused, with a warning.
+    not JSON or lacks a key, text that is not UTF-8 or garbled, a caption without its image, two captions of one image,
+    a path or symbolic link that leaves the folder, an unreadable or huge image. What is not used, how another layout
+    was understood, and colours that were converted are warnings.
     """
-    folder = Path(folder)
-    images, captions = folder / "images", folder / "captions.jsonl"
-    if not folder.is_dir():
-        raise QwenlabError(f"{folder}: no such dataset folder; it must hold images/ and captions.jsonl")
-    if not images.is_dir():
-        raise QwenlabError(f"{images}: no such folder; put the pictures there")
-    if not captions.is_file():
-        raise QwenlabError(f'{captions}: no such file; write one line a picture: {{"file_name": ..., "text": ...}}')
-    samples: dict[Path, Sample] = {}
-    for number, line in enumerate(_lines(captions), start=1):
-        if not line.strip():
-            continue
-        sample = _read_caption(line, f"{captions}, line {number}", images, number)
-        if sample.path in samples:
-            first = samples[sample.path].line
-            raise QwenlabError(f"{captions}, line {number}: {sample.path.name} has a caption on line {first} already")
-        samples[sample.path] = sample
-    if not samples:
-        raise QwenlabError(f'{captions}: holds no caption; write one line a picture: {{"file_name": ..., "text": ...}}')
-    for sample in samples.values():
+    reading = read_folder(folder)
+    errors = [finding for finding in reading.findings if finding.level == "error"]
+    if errors:
+        # A file that is no captions file explains all that is wrong with its lines.
+        first = next((finding for finding in errors if finding.rule == "endless-captions"), errors[0])
+        more = f" ({len(errors) - 1} more: qwenlab check-dataset {folder})" if len(errors) > 1 else ""
+        raise QwenlabError(first.refusal(reading.layout.folder) + more)
+    samples = tuple(Sample(record.path, record.text, record.line) for record in reading.records)
+    for sample in samples:
         open_image(sample.path)
-    found = sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    unused = [path for path in found if path not in samples]
-    warnings = tuple(f"{path}: no caption in {captions.name}; the image is not used" for path in unused)
-    return Dataset(folder, tuple(samples.values()), warnings)
+    return Dataset(Path(folder), samples, tuple(_warnings(reading, samples)))
 
 
-def _lines(captions: Path) -> list[str]:
-    if captions.stat().st_size > MAX_CAPTIONS_BYTES:
-        raise QwenlabError(f"{captions}: more than {MAX_CAPTIONS_BYTES >> 20} MiB; is it a captions file?")
-    try:
-        return captions.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = captions.read_bytes()[: error.start].count(b"\n") + 1
-        raise QwenlabError(f"{captions}, line {line}: not UTF-8; save the file as UTF-8") from error
+def _warnings(reading: Reading, samples: Iterable[Sample]) -> list[str]:
+    """How the folder was understood, unless it has the usual layout, then its warnings, many of a kind in one line."""
+    lines, by_rule = [], defaultdict(list)
+    usual = f"{reading.layout.captions.name}, pictures in images/"
+    if reading.understood != usual:
+        lines.append(f"{reading.layout.folder}: {reading.understood}")
+    for finding in reading.findings:
+        by_rule[finding.rule].append(finding)
+    for findings in by_rule.values():
+        lines += _summed_up(findings, reading)
+    converted = defaultdict(list)
+    for sample in samples:
+        if profile := image_profile(sample.path):
+            if profile.problem:
+                lines.append(
+                    f"{sample.path}: broken colour profile, {profile.problem}; the pixels are taken as they are"
+                )
+            else:
+                converted[profile.name].append(sample.path.name)
+    for name, names in converted.items():
+        lines.append(f"{reading.layout.folder}: converted to sRGB from {shown(name)}: {_listed(names)}")
+    return lines
 
 
-def _read_caption(line: str, where: str, images: Path, number: int) -> Sample:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", type(error).__name__)
-        raise QwenlabError(f'{where}: not JSON ({reason}); write {{"file_name": "a.png", "text": "..."}}') from error
-    for key in ("file_name", "text"):
-        if not isinstance(record, dict) or not isinstance(record.get(key), str) or not record[key].strip():
-            raise QwenlabError(f'{where}: needs "{key}" with a text that is not empty')
-    name = record["file_name"]
-    path = images / name
-    try:
-        inside = not Path(name).is_absolute() and path.resolve().is_relative_to(images.resolve())
-    except (OSError, RuntimeError, ValueError):  # no file can have this name, or a link that leads to itself
-        inside = False
-    if not inside:
-        raise QwenlabError(f"{where}: {name!r} leads out of {images}; copy the image into that folder")
-    if not os.path.isfile(path):  # unlike Path.is_file, no error for a name that is too long
-        raise QwenlabError(f"{where}: no image {str(path)!r}; add it or delete the line")
-    return Sample(path, record["text"].strip(), number)
+def _summed_up(findings: list[Finding], reading: Reading) -> list[str]:
+    layout = reading.layout
+    base = layout.images if findings[0].rule == "no-caption" else layout.folder
+    end = "; the image is not used" if findings[0].rule == "no-caption" else ""
+    if len(findings) <= _EACH:
+        return [f"{base / finding.where}: {finding.detail}{end}" for finding in findings]
+    names = _listed([finding.where for finding in findings])
+    return [f"{base}: {names}: {findings[0].detail}{end}"]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _EACH} more" if len(names) > _EACH else ""
+    return ", ".join(shown(name) for name in names[:_EACH]) + more
 
 
 def split_dataset(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:

@@ -1,14 +1,16 @@
-"""Pictures from disk as the VAE wants them: upright RGB with 8 bits a channel, nothing transparent; what is refused.
+"""Pictures from disk as the VAE wants them: upright sRGB with 8 bits a channel, nothing transparent; what is refused.
 
 A picture file may come from a stranger. Only the formats of `FORMATS` are opened (others would start programs, such as
 Ghostscript for EPS), and size is looked at before anything is unpacked.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from qwenlab.data.colour import Profile, profile_of, to_srgb
 from qwenlab.errors import QwenlabError
 
 #: Readable formats and the name endings that fit each, the usual one first. Phones write MPO, a JPEG with extras.
@@ -22,14 +24,12 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "TIFF": (".tif", ".tiff"),
     "AVIF": (".avif",),
 }
-#: Files with these endings count as pictures of a data set; a caption may name others.
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MAX_PIXELS = 64_000_000  # 8000 x 8000; a small file can unpack to far more and fill the memory
 MAX_BYTES = 256 * 1024**2  # more than MAX_PIXELS need; some decoders read the whole file first
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode a picture to RGB, turned as its EXIF says, transparency on white; raises QwenlabError."""
+    """Decode a picture to RGB, turned as its EXIF says, colours as sRGB, transparency on white; raises QwenlabError."""
     try:
         if Path(path).stat().st_size > MAX_BYTES:
             raise QwenlabError(f"{path}: file of more than {MAX_BYTES >> 20} MiB; scale the picture down")
@@ -60,6 +60,21 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
+def image_profile(path: str | Path) -> Profile | None:
+    """The foreign or broken colour profile of a picture, from its header; raises QwenlabError."""
+    try:
+        with Image.open(path, formats=known_formats()) as image:
+            return profile_of(image)
+    except Exception as error:  # as in open_image
+        raise _unreadable(path, error) from error
+
+
+@lru_cache(maxsize=1)
+def readable_suffixes() -> frozenset[str]:
+    """The endings of files that count as pictures of a data set; a caption may name others."""
+    return frozenset({ending for name in known_formats() for ending in FORMATS[name]} | {".jfif", ".jpe"})
+
+
 def known_formats() -> tuple[str, ...]:
     """The formats of `FORMATS` that this Pillow was built with."""
     Image.init()
@@ -67,15 +82,26 @@ def known_formats() -> tuple[str, ...]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn as EXIF says, scale 16 bits to 8, put transparency on white. Raises ValueError for 32-bit pixels."""
+    """Turn as EXIF says, scale 16 bits to 8, convert to sRGB, put transparency on white.
+
+    Raises ValueError for 32-bit pixels. A broken profile is left aside; `profile_of` tells.
+    """
     image = ImageOps.exif_transpose(image)
+    profile = profile_of(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: the picture would be white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError("pixels of 32 bits; save the picture with 8 bits a channel")
+    foreign = profile is not None and not profile.problem
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if foreign:
+            alpha = image.getchannel("A")
+            image = to_srgb(image.convert("RGB"), profile).convert("RGBA")
+            image.putalpha(alpha)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif foreign:
+        return to_srgb(image, profile)
     return image.convert("RGB")
 
 

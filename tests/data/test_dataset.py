@@ -62,6 +62,9 @@ def breakages():
         add_line(folder, "[1, 2]")
 
     def deep_json(folder):
+        add_line(folder, "[" * 60_000)
+
+    def long_line(folder):
         add_line(folder, "[" * 100_000)
 
     def no_text(folder):
@@ -123,6 +126,7 @@ def breakages():
         not_json: "line 5: not JSON",
         not_an_object: 'line 5: needs "file_name"',
         deep_json: "line 5: not JSON",
+        long_line: "line 5: more than 64 KiB without a line end",
         no_text: 'line 5: needs "text"',
         empty_text: 'line 5: needs "text"',
         not_utf8: "line 2: not UTF-8",

@@ -21,7 +21,6 @@ from qwenlab.data.check import (
     Limits,
     check_dataset,
     near_duplicate_groups,
-    records,
     repair_dataset,
     to_html,
     to_text,
@@ -31,6 +30,7 @@ from qwenlab.data.check.outliers import outlier_scores
 from qwenlab.data.check.pictures import inspect_picture
 from qwenlab.data.dataset import read_dataset
 from qwenlab.data.images import open_image
+from qwenlab.data.reader import lines, read_folder
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY
 from tests.data.zoo import COUNT, ZOO, add, as_image_folder, encode, good_folder, new_picture
@@ -58,6 +58,18 @@ def contents(folder: Path) -> dict[str, str]:
     return {name: re.sub(r"st_atime=\d+", "", value) for name, value in found.items()}
 
 
+def assert_training_agrees(folder: Path, report) -> None:
+    """Training reads the samples that the check counts, or refuses in one line what the check calls an error."""
+    try:
+        dataset = read_dataset(folder)
+    except QwenlabError as error:
+        assert not report.ok and "\n" not in str(error)
+    else:
+        assert [(sample.path, sample.text) for sample in dataset.samples] == [
+            (record.path, record.text) for record in report.records
+        ]
+
+
 # The zoo
 
 
@@ -77,8 +89,7 @@ def test_broken_data_sets_are_found_named_and_mended(name, folder, tmp_path):
     text = to_text(report)
     assert hits[0].where in text and RULES[animal.rule].why in text and RULES[animal.rule].remedy in text
     assert all(character.isprintable() or character == "\n" for character in text)
-    if report.ok and report.layout.captions.name == "captions.jsonl":
-        read_dataset(folder)  # what training would refuse is an error
+    assert_training_agrees(folder, report)
 
     out = tmp_path / "out"
     if animal.empty:
@@ -185,9 +196,9 @@ def test_an_interrupted_repair_leaves_nothing(folder, tmp_path, monkeypatch):
 
 def test_a_line_of_2_gigabytes_costs_no_memory(folder):
     ZOO["line_of_2_gigabytes"].break_it(folder)
-    layout = records.find_layout(folder)
+    path = folder / "captions.jsonl"
     tracemalloc.start()
-    found, findings = records.read_records(layout)
+    found, findings = lines.read_lines(path, path.name)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(found) == COUNT and [finding.rule for finding in findings] == ["long-line", "endless-captions"]
@@ -197,10 +208,11 @@ def test_a_line_of_2_gigabytes_costs_no_memory(folder):
 def test_lines_after_a_long_one_are_read_and_their_number_is_limited(folder, monkeypatch):
     path = folder / "captions.jsonl"
     path.write_bytes(b"x" * 3_000_000 + b"\n" + path.read_bytes())
-    found, findings = records.read_records(records.find_layout(folder))
-    assert len(found) == COUNT and found[0].line == 2 and [finding.rule for finding in findings] == ["long-line"]
-    monkeypatch.setattr(records, "MAX_LINES", 3)
-    found, findings = records.read_records(records.find_layout(folder))
+    reading = read_folder(folder)
+    assert len(reading.records) == COUNT and reading.records[0].line == 2
+    assert [finding.rule for finding in reading.findings] == ["long-line"]
+    monkeypatch.setattr(lines, "MAX_LINES", 3)
+    found, findings = lines.read_lines(path, path.name)
     assert len(found) == 2 and findings[-1].rule == "endless-captions"
 
 
@@ -357,7 +369,7 @@ def test_command_on_a_good_and_a_broken_folder(folder, tmp_path):
     assert refused.exit_code == 2 and "is not empty" in refused.stderr
     as_image_folder(out)
     image_folder = runner.invoke(app, ["check-dataset", str(out), *small])
-    assert image_folder.exit_code == 0 and "Training reads images/ and captions.jsonl" in image_folder.output
+    assert image_folder.exit_code == 0 and "read as: metadata.jsonl, as the datasets library" in image_folder.output
 
 
 @pytest.mark.parametrize("options", [["nowhere"], ["data_sample", "--html", "page.pdf"]])

@@ -112,14 +112,19 @@ def captions_missing(folder):
 
 
 @animal("no-captions", "captions.jsonl", empty=True)
-def captions_in_text_files(folder):
+def captions_in_a_text_file_of_another_name(folder):
     (folder / "captions.jsonl").unlink()
-    (folder / "images" / "img_1.txt").write_text("1女孩", encoding="utf-8")
+    (folder / "images" / "all.txt").write_text("1女孩", encoding="utf-8")
 
 
-@animal("no-captions", "captions.jsonl", empty=True)
-def captions_in_a_table(folder):
+@animal("bad-table", "metadata.csv", empty=True)
+def captions_in_a_table_without_columns(folder):
     (folder / "captions.jsonl").rename(folder / "metadata.csv")
+
+
+@animal("not-text", "captions.jsonl", empty=True)
+def captions_are_a_database(folder):
+    (folder / "captions.jsonl").write_bytes(b"SQLite format 3\0" + bytes(4000))
 
 
 @animal("no-captions", "captions.jsonl", empty=True)

@@ -12,11 +12,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwenlab.captions.files import CaptionLine, parse_captions, replace_captions
-from qwenlab.data.check.findings import shown
-from qwenlab.data.check.folder import picture_files
-from qwenlab.data.check.records import MAX_CAPTIONS_BYTES, find_layout, locate
-from qwenlab.data.images import IMAGE_SUFFIXES
+from qwenlab.captions.lines import CaptionLine, parse_captions, replace_captions
+from qwenlab.data.findings import shown
+from qwenlab.data.reader import Layout, find_layout
+from qwenlab.data.reader.lines import MAX_CAPTIONS_BYTES
+from qwenlab.data.reader.listing import list_files
+from qwenlab.data.reader.names import Lookup, Outside, identity, inside_name, locate
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes
 
@@ -39,14 +40,15 @@ class Entry:
 
 
 class CaptionEdits:
-    """The captions of a data set folder (either layout of `qwenlab.data.check`) and the edits not yet on disk.
+    """The captions of a data set folder whose captions stand in one JSON Lines file, and the edits not yet on disk.
 
     Pictures without a caption come last, with an empty one; their lines are appended once they have a text. Raises
-    QwenlabError for a missing folder, a captions file that leaves the folder, and a line that cannot be read.
+    QwenlabError for a missing folder, captions in several files or in another form, a captions file that leaves the
+    folder, and a line that cannot be read.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.layout = find_layout(folder)
+        self.layout = _editable(find_layout(folder))
         self.path = self.layout.captions
         if not self.path.resolve().is_relative_to(self.layout.folder.resolve()):
             raise QwenlabError(f"{self.path}: a link to a file outside the folder; edit that data set itself")
@@ -131,16 +133,33 @@ class CaptionEdits:
 
     def _read(self) -> tuple[bytes | None, dict[Key, Entry]]:
         data, images = self._bytes(), self.layout.images
+        lookup = Lookup(self.layout.sources[0].bases if self.layout.sources else (images,))
         entries: dict[Key, Entry] = {}
         times: Counter[str] = Counter()
         for line in parse_captions(data or b"", self.path, allow_empty=True):
             name = json.loads(line.raw).get("file_name")
             name = name if isinstance(name, str) else ""
-            path = locate(images, name)
-            entries[name, times[name]] = Entry(name, path if path and path.is_file() else None, line.text, line)
+            try:
+                path = lookup.find(name) if name else None
+            except Outside:
+                path = None
+            entries[name, times[name]] = Entry(name, path, line.text, line)
             times[name] += 1
-        named = {os.path.normpath(entry.path) for entry in entries.values() if entry.path}
-        for name, path in picture_files(images).items():
-            if path.suffix.lower() in IMAGE_SUFFIXES and os.path.normpath(path) not in named and locate(images, name):
+        named = {identity(entry.path) for entry in entries.values() if entry.path}
+        for path in list_files(images).pictures.values():
+            name = inside_name(path, lookup.bases[0])
+            if name and identity(path) not in named and locate(images, name):
                 entries[name, 0] = Entry(name, path, "", None)
         return data, entries
+
+
+def _editable(layout: Layout) -> Layout:
+    """The layout with one JSON Lines file for captions; raises QwenlabError for captions that stand elsewhere."""
+    files = [source.path.name for source in layout.sources]
+    if layout.kind in ("sidecars", "folders") or len(files) > 1 or files and not files[0].lower().endswith(".jsonl"):
+        where = "beside their pictures" if layout.kind == "sidecars" else f"in {len(files) or 'no'} files"
+        raise QwenlabError(
+            f"{layout.folder}: captions {where} are not edited here; gather them in one file with: "
+            f"qwenlab check-dataset {layout.folder} --fix {layout.folder.name}_gathered"
+        )
+    return layout

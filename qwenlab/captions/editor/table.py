@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qwenlab.captions import lint
 from qwenlab.captions.editor.edits import CaptionEdits, Entry
-from qwenlab.data.check.findings import shown
 from qwenlab.data.check.pictures import reduced
+from qwenlab.data.findings import shown
 from qwenlab.data.images import open_image
 from qwenlab.errors import QwenlabError
 from qwenlab.show import encode_image

@@ -1,11 +1,12 @@
 """What `qwenlab check-dataset` does: check, print, write the page and the repaired copy, check that again."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 from tqdm import tqdm
 
-from qwenlab.data.check.folder import Report, check_dataset
+from qwenlab.data.check.folder import Report, Summarise, check_dataset
 from qwenlab.data.check.pictures import Limits
 from qwenlab.data.check.repair import repair_dataset
 from qwenlab.data.check.report import plural, summary, to_html, to_text
@@ -15,19 +16,20 @@ from qwenlab.files import atomic_write_text
 _CHANGES = 20  # lines of changes that are printed
 
 
-def run(folder: Path, html: Path | None, fix: Path | None, min_side: int) -> int:
-    """Returns the exit status: 0 when no error is left (in the copy, if one was made), else 1."""
+def run(folder: Path, html: Path | None, fix: Path | None, min_side: int, encoding: str, summarise: Summarise) -> int:
+    """Returns the exit status: 0 when no error is left (in the copy, if one was made), else 1.
+
+    summarise: what the rooms above say of the captions, for the report.
+    """
     if html is not None and (html.suffix.lower() not in (".html", ".htm") or html.is_dir()):
         raise QwenlabError(f"--html {html}: end the name of the page in .html")
     limits = Limits(min_side=min_side)
-    report = _check(folder, limits, thumbnails=html is not None)
+    report = _check(folder, limits, encoding=encoding, thumbnails=html is not None, summarise=summarise)
     typer.echo(to_text(report))
     if html is not None:
         atomic_write_text(html, to_html(report))
         typer.echo(f"\n{html}: open it in a browser")
     if fix is None:
-        if report.layout.captions.name == "metadata.jsonl":
-            typer.echo("\nTraining reads images/ and captions.jsonl: --fix writes a copy in that layout")
         if not report.ok:
             typer.echo(f"\nNext: qwenlab check-dataset {folder} --fix {folder.name}_repaired")
         return 0 if report.ok else 1
@@ -43,7 +45,7 @@ def run(folder: Path, html: Path | None, fix: Path | None, min_side: int) -> int
     return 0 if again.ok else 1
 
 
-def _check(folder: Path, limits: Limits, thumbnails: bool = False) -> Report:
+def _check(folder: Path, limits: Limits, **options: Any) -> Report:
     bar = tqdm(desc="Pictures", unit="picture", leave=False, disable=None)  # off when no terminal shows it
 
     def on_item(total: int) -> None:
@@ -51,4 +53,4 @@ def _check(folder: Path, limits: Limits, thumbnails: bool = False) -> Report:
         bar.update()
 
     with bar:
-        return check_dataset(folder, limits, thumbnails=thumbnails, on_item=on_item)
+        return check_dataset(folder, limits, on_item=on_item, **options)

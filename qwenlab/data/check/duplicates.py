@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qwenlab.data.check.findings import Finding
 from qwenlab.data.check.pictures import SIDE, Limits, Picture, perceptual_hashes, reduced
+from qwenlab.data.findings import Finding
 from qwenlab.data.images import open_image
 
 

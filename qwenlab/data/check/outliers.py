@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qwenlab.data.check.findings import Finding
 from qwenlab.data.check.pictures import Limits, Picture
+from qwenlab.data.findings import Finding
 
 NEIGHBOUR = 2
 MIN_PICTURES = 12  # fewer say nothing about what is usual

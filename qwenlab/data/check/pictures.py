@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
-from qwenlab.data.check.findings import Finding
+from qwenlab.data.colour import profile_of
+from qwenlab.data.findings import Finding, shown
 from qwenlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, known_formats, to_rgb
 
 SIDE = 512  # pixels of the longer side at which sharpness is measured
@@ -22,6 +23,7 @@ BLANK = 3.0  # standard deviation in levels of 255, below which a picture is bla
 GREY = 2.0  # mean difference of the channels in levels; JPEG makes up to 1 in a grey picture
 _HASH_ROWS = 256
 _ORIENTATION = 0x0112
+_REWRITTEN = ("animated", "rotated", "deep", "alpha", "colour-space", "broken-profile")
 #: What else lies in files that are named like pictures, by their first bytes.
 _IMPOSTORS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the picture: run git lfs pull"),
@@ -94,7 +96,7 @@ def inspect_picture(
                     return stop("oversized", f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
                 image.load()
                 found = [Finding(rule, name, detail, (name,)) for rule, detail in _properties(image, path, head)]
-                rewrite = image.mode != "RGB" or any(f.rule in ("animated", "rotated", "deep", "alpha") for f in found)
+                rewrite = image.mode != "RGB" or any(f.rule in _REWRITTEN for f in found)
                 kind, rgb = image.format, to_rgb(image)
     except Image.DecompressionBombError:
         return stop("oversized", f"{size:,} bytes that unpack to more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels")
@@ -120,6 +122,10 @@ def _properties(image: ImageFile.ImageFile, path: Path, head: bytes) -> list[tup
         lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
         if lowest < 255:
             found.append(("alpha", "fully transparent places" if lowest == 0 else "half-transparent places"))
+    if profile := profile_of(image):
+        name = shown(profile.name) or "a profile"
+        broken = ("broken-profile", f"{name}: {profile.problem}")
+        found.append(broken if profile.problem else ("colour-space", f"{name}; converted to sRGB"))
     if image.mode == "CMYK":
         found.append(("cmyk", "four inks in place of red, green and blue"))
     png_depth = head[24] if head.startswith(b"\x89PNG") and len(head) > 24 else 8

@@ -8,17 +8,20 @@ import json
 import os
 import shutil
 import tempfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from qwenlab.data.check.findings import shown
-from qwenlab.data.check.folder import Report, _relative
+from qwenlab.data.check.folder import Report
 from qwenlab.data.check.pictures import Picture
-from qwenlab.data.check.records import Record
+from qwenlab.data.findings import shown
 from qwenlab.data.images import FORMATS, open_image
+from qwenlab.data.reader import Record
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, atomic_write_text
 from qwenlab.show import encode_image
+
+_NOT_COPIED = ("unread-captions", "lone-caption", "other-format", "elsewhere")
 
 
 @dataclass(frozen=True)
@@ -65,33 +68,56 @@ def _refuse_bad_place(out: Path, source: Path) -> None:
 
 def _write(report: Report, work: Path) -> tuple[int, list[str]]:
     dropped = {name: finding for finding in report.findings for name in finding.drops}
-    lines, changes = [], []
+    lines, changes = [], _unusable_lines(report)
     used: set[str] = set()
     names: set[str] = set()
     (work / "images").mkdir()
     for record in report.records:
         path = record.path or record.guess
-        where = f"{report.layout.captions.name}, line {record.line}"
         if path is None:
-            changes.append(f"{where}: left out, no picture {shown(record.name)}")
+            changes.append(f"{record.where}: left out, no picture {shown(record.name)}")
             continue
-        name = _relative(path, report.layout.images)
+        name = report.reading.name_of(path)
         picture = report.pictures.get(name)
         if name in used:
-            changes.append(f"{where}: left out, second caption of {shown(name)}")
+            changes.append(f"{record.where}: left out, second caption of {shown(name)}")
         elif picture is None or name in dropped:
             reason = dropped[name].detail if name in dropped else "it could not be read"
-            changes.append(f"{where}: left out with {shown(name)}: {shown(reason, 120)}")
+            changes.append(f"{record.where}: left out with {shown(name)}: {shown(reason, 120)}")
         else:
             used.add(name)
+            text = " ".join(record.text.split())
             new_name, change = _write_picture(picture, work / "images", names, len(lines) + 1)
-            lines.append(json.dumps({"file_name": new_name, "text": _clean(record)}, ensure_ascii=False))
-            if change:
-                changes.append(change)
+            lines.append(json.dumps({"file_name": new_name, "text": text}, ensure_ascii=False))
+            changes += _changes_of(record, name, text) + ([change] if change else [])
     atomic_write_text(work / "captions.jsonl", "".join(line + "\n" for line in lines))
     left = sorted(report.pictures.keys() - used - dropped.keys())
     changes += [f"{shown(name)}: left out, no caption" for name in left]
+    unread = [finding for finding in report.findings if finding.rule in _NOT_COPIED]
+    changes += [f"{shown(finding.where)}: left out, {shown(finding.detail, 120)}" for finding in unread]
     return len(lines), changes
+
+
+def _unusable_lines(report: Report) -> list[str]:
+    """One line for each caption that could not be read, in the order of the report."""
+    kept = {record.where for record in report.records}
+    return [
+        f"{shown(finding.where)}: left out, {shown(finding.detail, 160)}"
+        for finding in report.reading.findings
+        if finding.level == "error"
+        and finding.where not in kept
+        and finding.rule not in ("no-samples", "second-caption")
+    ]
+
+
+def _changes_of(record: Record, name: str, text: str) -> list[str]:
+    """What a caption in the copy has otherwise than the original, the new caption with it."""
+    changes = [f"{record.where}: {change}: {shown(text)}" for change in record.changes]
+    if text != record.text:
+        changes.append(f"{record.where}: line breaks and repeated spaces became one space: {shown(text)}")
+    if record.guess:
+        changes.append(f"{record.where}: {shown(record.name)} is taken for {shown(name)}")
+    return changes
 
 
 def _write_picture(picture: Picture, images: Path, names: set[str], number: int) -> tuple[str, str]:
@@ -102,14 +128,14 @@ def _write_picture(picture: Picture, images: Path, names: set[str], number: int)
         suffix = ".png"
     elif suffix.lower() not in endings:
         suffix = endings[0]
-    stem = PurePosixPath(picture.name).with_suffix("").as_posix()
+    stem = unicodedata.normalize("NFC", PurePosixPath(picture.name).with_suffix("").as_posix())
     if not stem.isprintable() or "\ufffd" in stem:
         stem = f"picture_{number:04d}"
     name, count = stem + suffix, 1
-    while name.lower() in names:  # lower case: two names must stay two files on Windows and macOS
+    while name.casefold() in names:  # two names must stay two files on Windows and macOS
         count += 1
         name = f"{stem}_{count}{suffix}"
-    names.add(name.lower())
+    names.add(name.casefold())
     target = images / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if picture.rewrite:
@@ -117,8 +143,3 @@ def _write_picture(picture: Picture, images: Path, names: set[str], number: int)
         return name, f"{shown(picture.name)}: written anew as {shown(name)}"
     shutil.copyfile(picture.path, target)
     return name, "" if name == picture.name else f"{shown(picture.name)}: renamed to {shown(name)}"
-
-
-def _clean(record: Record) -> str:
-    """The caption with characters that cannot be stored replaced, on one line."""
-    return " ".join(record.text.encode("utf-8", "replace").decode("utf-8").split())

@@ -4,8 +4,8 @@ import base64
 import html
 from collections import defaultdict
 
-from qwenlab.data.check.findings import LEVELS, RULES, Finding, shown
 from qwenlab.data.check.folder import Report
+from qwenlab.data.findings import LEVELS, RULES, Finding, shown
 
 TEXT_LIMIT, HTML_LIMIT = 8, 100  # findings of one rule
 SHEET_LIMIT = 200  # pictures shown at the end of the page
@@ -14,7 +14,7 @@ _THUMBNAILS = 6  # of one finding
 
 def to_text(report: Report, limit: int = TEXT_LIMIT) -> str:
     """The report for a terminal: a summary, then each kind of finding with reason, remedy and the first places."""
-    lines = [f"{shown(str(report.layout.folder), 200)}: {summary(report)}"]
+    lines = [f"{shown(str(report.layout.folder), 200)}: {summary(report)}", f"read as: {report.reading.understood}"]
     for rule, findings in _by_rule(report):
         kind = RULES[rule]
         lines += ["", f"{kind.level.upper()}  {kind.title} ({len(findings)})"]
@@ -27,6 +27,8 @@ def to_text(report: Report, limit: int = TEXT_LIMIT) -> str:
     lines += ["", "Captions that name"]
     for group, counts in report.coverage.items():
         lines.append(f"  {group}: {_counts(counts) or '-'}")
+    if report.captions_summary:
+        lines += ["", shown(report.captions_summary, 500)]
     return "\n".join(lines)
 
 
@@ -47,7 +49,7 @@ def to_html(report: Report) -> str:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">",
         f"<title>{_escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{_escape(title)}</h1><p>{summary(report)}.</p>",
+        f"<h1>{_escape(title)}</h1><p>{summary(report)}.<br>Read as: {_escape(report.reading.understood)}.</p>",
     ]
     level = None
     for rule, findings in _by_rule(report):
@@ -64,7 +66,7 @@ def to_html(report: Report) -> str:
     parts.append("<h2>What the captions name</h2><table><tr><th>Thing</th><th>Captions</th></tr>")
     for group, counts in report.coverage.items():
         parts.append(f"<tr><td>{group}</td><td>{_escape(_counts(counts) or '-')}</td></tr>")
-    parts.append("</table>")
+    parts.append(f"</table><p>{_escape(shown(report.captions_summary, 500))}</p>")
     names = [name for name, picture in report.pictures.items() if picture.thumbnail][:SHEET_LIMIT]
     if names:
         parts.append(f"<h2>Pictures ({len(names)} of {report.files})</h2><div>")

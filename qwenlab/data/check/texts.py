@@ -9,8 +9,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from qwenlab.data.check.findings import Finding, shown
-from qwenlab.data.check.records import Record
+from qwenlab.data.findings import Finding, shown
+from qwenlab.data.reader import Record
 
 ANCHOR = re.compile(r"^\d+")
 #: group -> value -> words that stand for it.
@@ -41,20 +41,20 @@ MAX_ACTION = 0.4  # share of the most frequent action
 MIN_ACTIONS = 5
 
 
-def caption_findings(records: Sequence[Record], captions_name: str) -> list[Finding]:
+def caption_findings(records: Sequence[Record]) -> list[Finding]:
     """Captions without a number at the start, and captions that several pictures share."""
     findings, lines = [], defaultdict(list)
     for record in records:
-        where = f"{captions_name}, line {record.line}"
         if not ANCHOR.match(record.text):
-            findings.append(Finding("no-anchor", where, f"starts with {shown(record.text, 24)!r}", (record.name,)))
+            findings.append(
+                Finding("no-anchor", record.where, f"starts with {shown(record.text, 24)!r}", (record.name,))
+            )
         lines[" ".join(record.text.split())].append(record)
     for text, same in lines.items():
         if len({record.path or record.guess for record in same}) > 1:
-            where = f"{captions_name}, line {same[0].line}"
-            others = ", ".join(str(record.line) for record in same[1:])
+            others = ", ".join(record.where.rpartition(", ")[2] for record in same[1:])
             names = tuple(record.name for record in same)
-            findings.append(Finding("same-caption", where, f"{shown(text, 40)!r} also on line {others}", names))
+            findings.append(Finding("same-caption", same[0].where, f"{shown(text, 40)!r} also on {others}", names))
     return findings
 
 

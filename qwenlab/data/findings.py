@@ -5,6 +5,7 @@ note: not wrong, but it bounds what the LoRA can learn.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 LEVELS = ("error", "warning", "note")
 
@@ -37,6 +38,11 @@ class Finding:
     def level(self) -> str:
         return RULES[self.rule].level
 
+    def refusal(self, folder: Path) -> str:
+        """The finding as one line with its remedy, for whoever cannot go on."""
+        remedy = RULES[self.rule].remedy.rstrip(".")
+        return f"{folder / self.where}: {self.detail}; {remedy[0].lower()}{remedy[1:]}"
+
 
 def shown(name: str, length: int = 80) -> str:
     """A name or text from a file, fit to print: control characters and half characters escaped, ends cut."""
@@ -48,16 +54,25 @@ _LEFT_OUT, _WRITTEN_ANEW = "left out", "written anew, as RGB with 8 bits"
 
 #: Every rule, in the order of reports.
 RULES: dict[str, Rule] = {
-    # the folder and its captions file
+    # the folder and its captions
     "no-captions": Rule(
-        "error", "No captions file", "Without captions nothing can be trained.",
+        "error", "No captions", "Without captions nothing can be trained.",
         'Write captions.jsonl, one line a picture: {"file_name": "a.png", "text": "1女孩, ..."}.',
     ),
     "no-images": Rule(
         "error", "No folder of pictures", "The captions name pictures, and there are none.", "Put the pictures there.",
     ),
     "no-samples": Rule(
-        "error", "No picture with a caption", "Nothing is left to train on.", "Mend the other findings first.",
+        "error", "No picture with a caption", "Nothing is left to train on.",
+        'Write one line a picture: {"file_name": "a.png", "text": "1女孩, ..."}.',
+    ),
+    "not-text": Rule(
+        "error", "No text in the captions file", "Captions are text; this file holds something else.",
+        'Write the captions as text, one line a picture: {"file_name": "a.png", "text": "1女孩, ..."}.',
+    ),
+    "bad-table": Rule(
+        "error", "Table cannot be read", "Its captions are not known.",
+        "Save it anew with the columns file_name and text.",
     ),
     "endless-captions": Rule(
         "error", "Captions file too large", "A captions file of this size is no captions file, and would fill the "
@@ -68,9 +83,18 @@ RULES: dict[str, Rule] = {
         "Delete the line, or write one JSON object a line.", _LEFT_OUT,
     ),
     "not-utf8": Rule(
-        "error", "Line is not UTF-8", "The tokenizer would see other characters than you wrote.",
+        "error", "Text is not UTF-8", "The tokenizer would see other characters than you wrote.",
         "Save the file as UTF-8 (editors on Chinese Windows may save GB18030).",
-        "read as GB18030 where that gives a Chinese caption, else left out",
+        "read in the encoding that was found, or that --encoding names; left out in doubt",
+    ),
+    "garbled": Rule(
+        "error", "Caption is garbled", "It was read in a wrong encoding and saved; the model would learn nonsense.",
+        "Write it again, or take it from the original file.",
+        "undone where the same bytes give the text back, else left out",
+    ),
+    "lost-characters": Rule(
+        "error", "Characters are lost", "A program that did not know them wrote a sign in their place.",
+        "Write the caption again, or take it from the original file.", _LEFT_OUT,
     ),
     "not-json": Rule(
         "error", "Line is not JSON", "The line cannot be read, so its picture has no caption.",
@@ -78,7 +102,7 @@ RULES: dict[str, Rule] = {
     ),
     "bad-record": Rule(
         "error", "Line lacks a key", "A sample needs a picture and a caption.",
-        'Give "file_name" and "text", both texts.', _LEFT_OUT,
+        'Give "file_name" and "text", both texts, once.', _LEFT_OUT,
     ),
     "wrong-key": Rule(
         "error", "Caption under another key", 'Training reads the caption under "text" only.',
@@ -93,12 +117,33 @@ RULES: dict[str, Rule] = {
         "opened.", "Copy the picture into the folder and name it by its path there.", _LEFT_OUT,
     ),
     "no-image": Rule(
-        "error", "Caption without its picture", "The line cannot be used.", "Add the picture, or correct the name.",
+        "error", "Caption without its picture", "The line cannot be used.",
+        "Add it or delete the line, or correct the name.",
         "takes the one picture without caption whose name fits, else left out",
     ),
     "second-caption": Rule(
         "error", "Two captions of one picture", "Both would be learnt, and they may contradict each other.",
         "Keep the better one.", "the first is kept",
+    ),
+    "unread-captions": Rule(
+        "warning", "Captions that are not read", "They stand in a file that another one outranks.",
+        "Move what you need into the file that is read, and delete the other.", _LEFT_OUT,
+    ),
+    "lone-caption": Rule(
+        "warning", "Caption file without a picture", "A .txt file is read when it has the name of a picture.",
+        "Name it like its picture, or delete it.", _LEFT_OUT,
+    ),
+    "several-lines": Rule(
+        "warning", "Caption of several lines", "Trainers differ: some take the first line only. Here all lines are "
+        "read, joined by commas.", "Write the caption on one line.", "the lines are joined by commas",
+    ),
+    "other-format": Rule(
+        "warning", "Picture format that is not read", "Training does not use the file.",
+        "Export it as PNG, JPEG or WebP.", _LEFT_OUT,
+    ),
+    "elsewhere": Rule(
+        "warning", "Pictures that are not looked at", "Training does not use them.",
+        "Move them to the others, with their captions.", _LEFT_OUT,
     ),
     # the picture files
     "unreadable": Rule(
@@ -146,6 +191,15 @@ RULES: dict[str, Rule] = {
     "cmyk": Rule(
         "warning", "Colours for print (CMYK)", "Colours differ from program to program when it is turned into RGB.",
         "Export it as sRGB from the program that made it.", _WRITTEN_ANEW,
+    ),
+    "colour-space": Rule(
+        "warning", "Colours for another screen", "Programs that ignore the profile in the file show, and would learn, "
+        "other colours. Here it is followed.", "Export it as sRGB, or let the copy convert it.",
+        "converted to sRGB",
+    ),
+    "broken-profile": Rule(
+        "warning", "Broken colour profile", "What its colours mean cannot be told; the pixels are taken as they are.",
+        "Export it as sRGB from the program that made it.", "written anew without the profile",
     ),
     "deep": Rule(
         "warning", "More than 8 bits a channel", "Training reads 8 bits; some readers show 16-bit grey as white.",

@@ -1,0 +1,88 @@
+"""Colours as sRGB: what an embedded profile says is followed, so that the model learns the colours a person sees.
+
+Adobe RGB and Display P3 write the same numbers for other colours. A picture with such a profile is converted with
+LittleCMS (PIL.ImageCms), relative colorimetric with black point compensation, as browsers do it: colours that sRGB
+holds stay exact, the others become the nearest ones, and white and black stay white and black. A picture without a
+profile is sRGB, as on the web; it and one whose profile is sRGB keep every bit.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageCms
+
+CONVERSION = "sRGB 1"  # part of the cache key of converted pictures; raise it when they come out otherwise
+_SAME = 3  # levels of 255 that a profile may differ from sRGB by: small ones round
+_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_NAMES = {"RGB": "colour", "L": "grey", "CMYK": "CMYK"}
+
+
+class Profile(NamedTuple):
+    """What an embedded profile says. problem: why it cannot be followed, "" when it can. transform: to sRGB, and None
+    for a profile that is sRGB already."""
+
+    name: str
+    mode: str
+    problem: str = ""
+    transform: ImageCms.ImageCmsTransform | None = None
+
+
+def profile_of(image: Image.Image) -> Profile | None:
+    """The profile by which a picture is converted or which is broken; None without one, and for sRGB."""
+    data = image.info.get("icc_profile")
+    if not data:
+        return None
+    profile = _read_profile(bytes(data))
+    mode = _base_mode(image)
+    if not profile.problem and profile.mode != mode:
+        problem = f"it is for {_NAMES[profile.mode]} pictures, and this one is {_NAMES.get(mode, mode)}"
+        return profile._replace(problem=problem, transform=None)
+    return profile if profile.problem or profile.transform else None
+
+
+def to_srgb(image: Image.Image, profile: Profile) -> Image.Image:
+    """An RGB picture in sRGB from one in a mode of its profile, without transparency."""
+    image = image if image.mode == profile.mode else image.convert(profile.mode)
+    return ImageCms.applyTransform(image, profile.transform)
+
+
+def _base_mode(image: Image.Image) -> str:
+    """The mode in which a picture's colours are, without transparency: "RGB", "L" or "CMYK"."""
+    if image.mode in ("L", "LA", "La", "1") or image.mode.startswith("I;16"):
+        return "L"
+    return "CMYK" if image.mode == "CMYK" else "RGB"
+
+
+@lru_cache(maxsize=64)  # a set's pictures share a few profiles
+def _read_profile(data: bytes) -> Profile:
+    try:
+        opened = ImageCms.getOpenProfile(io.BytesIO(data))
+        name = " ".join((ImageCms.getProfileDescription(opened) or "without a name").split())
+        mode = _MODES.get(opened.profile.xcolor_space)
+        if mode is None:
+            return Profile(name, "RGB", f"it is for {opened.profile.xcolor_space.strip()}")
+        transform = ImageCms.buildTransform(
+            opened, ImageCms.createProfile("sRGB"), mode, "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )  # fmt: skip
+        return Profile(name, mode, "", None if _is_srgb(transform, mode) else transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        return Profile("", "RGB", f"it cannot be read ({' '.join(str(error).split()) or type(error).__name__})")
+
+
+def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a transform leaves every colour as it is, but for rounding."""
+    if mode == "CMYK":
+        return False
+    if mode == "L":
+        levels = np.arange(256, dtype=np.uint8)[None]  # (1, 256)
+        before = np.repeat(levels[..., None], 3, axis=2)
+    else:
+        steps = np.linspace(0, 255, 16).round().astype(np.uint8)
+        before = levels = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)  # (1, 4096, 3)
+    after = np.asarray(ImageCms.applyTransform(Image.fromarray(levels), transform))
+    return int(np.abs(after.astype(int) - before.astype(int)).max()) <= _SAME

@@ -1,0 +1,126 @@
+"""Which layout a data set's folder has: where its captions stand, and from which folder their names count.
+
+    captions.jsonl and images/      names count from images/, or from the folder itself
+    metadata.jsonl, .csv, .parquet  as the `datasets` library reads an image folder: every one in the tree, each with
+                                    names that count from its own folder
+    a.png and a.txt                 a caption file beside each picture; folders such as 10_fox are kohya's
+
+The library itself is not needed for these rules; the folder tests compare with it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qwenlab.data.reader.listing import CAPTIONS, Listing, entry, list_files
+from qwenlab.data.reader.sidecars import find_sidecars
+from qwenlab.errors import QwenlabError
+from qwenlab.sniffing import kind_of
+
+_TRAIN = frozenset({"train", "training"})
+_HELD_OUT = frozenset({"test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev"})
+_KOHYA = re.compile(r"(?P<repeats>\d+)_(?P<words>.*\S)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of captions, and the folders from which its names count, the first one first."""
+
+    path: Path
+    bases: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set keeps captions and pictures.
+
+    kind: "captions", "metadata", "sidecars", "folders" (kohya's names for captions) or "none". captions: the file that
+    messages name, and to which an editor adds. images: the folder from which pictures are named. listing: the files
+    that count; whole: those of the folder itself. held_out: folders of other splits, which are not read.
+    """
+
+    folder: Path
+    kind: str
+    captions: Path
+    images: Path
+    sources: tuple[Source, ...] = ()
+    listing: Listing = field(default_factory=lambda: Listing(Path()), repr=False)
+    whole: Listing = field(default_factory=lambda: Listing(Path()), repr=False)
+    held_out: tuple[str, ...] = ()
+
+
+def find_layout(folder: str | Path) -> Layout:
+    """The layout of a data set folder; captions or pictures may be missing. Raises QwenlabError for no folder."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise QwenlabError(_no_folder(folder))
+    listing = list_files(folder)
+    captions = entry(folder, CAPTIONS)
+    images = entry(folder, "images") or folder / "images"
+    if captions is not None:
+        return _beside_captions(folder, captions, images, listing)
+    held_out = _drop_other_splits(listing)
+    base = images if images.is_dir() and _all_below(listing, images) else folder
+    sources = [Source(path, _bases(path)) for path in listing.tables.values()]
+    sources.sort(key=lambda source: (len(source.path.parts), source.path))
+    kind, captions = "none", folder / CAPTIONS
+    if sources:
+        kind, captions = "metadata", sources[0].path
+    elif find_sidecars(listing):
+        kind = "sidecars"
+    elif listing.pictures and all(kohya(path.parent) for path in listing.pictures.values()):
+        kind = "folders"
+    else:
+        base = images
+    return Layout(folder, kind, captions, base, tuple(sources), listing, listing, held_out)
+
+
+def _no_folder(folder: Path) -> str:
+    if folder.is_file():
+        kind = kind_of(folder) or "a file"
+        return f"{folder}: is {kind}, no dataset folder; give the folder that holds the pictures and their captions"
+    return f"{folder}: no such dataset folder; it must hold images/ and captions.jsonl"
+
+
+def _beside_captions(folder: Path, captions: Path, images: Path, whole: Listing) -> Layout:
+    """captions.jsonl in the folder itself; then no other captions are read."""
+    own = any("/" not in name for name in whole.pictures)
+    if images.is_dir() and ((listing := list_files(images)).pictures or not own):
+        bases = (images, folder)
+    elif own:
+        images, listing, bases = folder, whole, (folder,)
+    else:
+        listing, bases = Listing(images), (images,)
+    return Layout(folder, "captions", captions, images, (Source(captions, bases),), listing, whole)
+
+
+def _bases(table: Path) -> tuple[Path, ...]:
+    folder = table.parent
+    images = folder / "images"
+    if not images.is_dir():
+        return (folder,)
+    return (images, folder) if table.name.lower() == CAPTIONS else (folder, images)
+
+
+def _all_below(listing: Listing, images: Path) -> bool:
+    return bool(listing.pictures) and all(path.is_relative_to(images) for path in listing.pictures.values())
+
+
+def _drop_other_splits(listing: Listing) -> tuple[str, ...]:
+    """Take out the folders test, validation and the like, where a folder train stands beside them; their names."""
+    tops = {name.split("/")[0] for name in (*listing.pictures, *listing.tables) if "/" in name}
+    if not any(name.lower() in _TRAIN for name in tops):
+        return ()
+    held_out = tuple(sorted(name for name in tops if name.lower() in _HELD_OUT))
+    for files in (listing.pictures, listing.others, listing.texts, listing.tables):
+        for name in [name for name in files if name.split("/")[0] in held_out]:
+            del files[name]
+    return held_out
+
+
+def kohya(folder: Path) -> tuple[int, str] | None:
+    """Repeats and words of a folder that is named as kohya's trainer asks (10_fox girl); None for any other."""
+    match = _KOHYA.fullmatch(folder.name)
+    return (int(match["repeats"]), match["words"]) if match else None

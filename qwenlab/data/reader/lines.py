@@ -1,0 +1,174 @@
+"""The lines of a text file, read within fixed memory and without trusting it.
+
+A line ends with LF, CR LF or CR, as in every program that people write captions with; U+2028 and the like are
+characters of a caption. Text is UTF-8. What is not is decoded where only one encoding makes sense of it, with a finding
+that says so: training refuses such a line, a repaired copy has it in UTF-8.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from qwenlab.data.findings import Finding
+from qwenlab.errors import QwenlabError
+from qwenlab.sniffing import ENCODINGS, damaged_utf8, decode, file_kind, strangeness, wide_encoding
+
+MAX_LINE_BYTES = 64 * 1024  # twenty times the longest caption the text encoder takes
+MAX_CAPTIONS_BYTES = 256 * 1024**2  # a million captions; a file without line ends must not fill the memory
+MAX_LINES = 200_000
+_BLOCK = 1024 * 1024
+_HEAD = 512
+_EVIDENCE = 200_000  # bytes or characters that are looked at to tell an encoding
+_END = re.compile(rb"\r\n|\n|\r")
+_ODD = 0.5  # share of unusual characters above which a line is not in the encoding of its neighbours
+
+
+class Line(NamedTuple):
+    """A line without its end. number: from 1. encoding: the one it was decoded from, "" for UTF-8."""
+
+    number: int
+    text: str
+    encoding: str = ""
+
+
+def codec_named(name: str) -> str:
+    """Python's codec for what a person calls an encoding; "" for "". Raises QwenlabError for no text encoding."""
+    try:
+        codec = next((codec for label, codec in ENCODINGS.items() if label.lower() == name.lower()), name)
+        if codec:
+            "a".encode(codec)
+        return codec
+    except (LookupError, UnicodeError, TypeError):
+        known = ", ".join(label.replace(" ", "-") for label in ENCODINGS)
+        raise QwenlabError(f"--encoding {name}: no such encoding; give one such as {known}") from None
+
+
+def read_lines(path: Path, name: str, encoding: str = "") -> tuple[list[Line], list[Finding]]:
+    """All lines that can be read, blank ones left out, and what is wrong with the others.
+
+    name: of the file, in findings. encoding: a codec for lines that are not UTF-8. A line of 2 GB costs no more memory
+    than a short one. Raises OSError.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+        file.seek(0)
+        if kind := file_kind(head):
+            return [], [Finding("not-text", name, f"is {kind}")]
+        wide = wide_encoding(head)
+        good, bad, findings = [], [], []
+        if wide.startswith("utf-16") or wide.startswith("utf-32"):
+            findings.append(Finding("not-utf8", name, f"is {wide[:6].upper()}"))
+        for number, line in _raw_lines(_utf8_blocks(file, wide)):
+            if line is None:
+                findings.append(_too_long(name, number))
+                continue
+            try:
+                text = line.decode("utf-8").lstrip("\ufeff")  # also where files were joined
+            except UnicodeDecodeError as error:
+                bad.append((number, line, error.start))
+            else:
+                if text.strip():
+                    good.append(
+                        Line(number, text, wide[:6].upper() if findings and not wide.startswith("utf-8") else "")
+                    )
+    decoded, found = _decode_others(bad, name, good, encoding)
+    return sorted(good + decoded), findings + found
+
+
+def _too_long(name: str, number: int) -> Finding:
+    if number:
+        return Finding(
+            "long-line", f"{name}, line {number}", f"more than {MAX_LINE_BYTES >> 10} KiB without a line end"
+        )
+    return Finding("endless-captions", name, f"more than {MAX_CAPTIONS_BYTES >> 20} MiB or {MAX_LINES:,} lines")
+
+
+def _utf8_blocks(file: BinaryIO, wide: str) -> Iterator[bytes]:
+    """The file's bytes, block by block, in UTF-8 where it is UTF-16 or UTF-32."""
+    if wide in ("", "utf-8-sig"):
+        while block := file.read(_BLOCK):
+            yield block
+        return
+    decoder = codecs.getincrementaldecoder(wide)(errors="replace")
+    while block := file.read(_BLOCK):
+        yield decoder.decode(block).encode("utf-8", "replace")
+
+
+def _raw_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """(number, line) with None for a line that is too long; at the limits of the file (0, None) and no more."""
+    number, start, held, skipping, total = 1, 0, b"", False, 0
+    for block in blocks:
+        total += len(block)
+        held, start = held + block, 0
+        if held.endswith(b"\r") and total <= MAX_CAPTIONS_BYTES:  # its LF may come with the next block
+            held, rest = held[:-1], b"\r"
+        else:
+            rest = b""
+        for end in _END.finditer(held):
+            line, start = held[start : end.start()], end.end()
+            if not skipping:
+                yield number, None if len(line) > MAX_LINE_BYTES else line
+            skipping, number = False, number + 1
+            if number > MAX_LINES:
+                yield 0, None
+                return
+        held = held[start:]
+        if len(held) > MAX_LINE_BYTES:
+            if not skipping:
+                yield number, None
+            skipping, held = True, b""
+        held += rest
+        if total > MAX_CAPTIONS_BYTES:
+            yield 0, None
+            return
+    for line in _END.split(held):
+        if line and not skipping:
+            yield number, line
+        number += 1
+
+
+def _decode_others(
+    bad: list[tuple[int, bytes, int]], name: str, good: list[Line], encoding: str
+) -> tuple[list[Line], list[Finding]]:
+    """Lines that are not UTF-8: all in one encoding where that fits every one of them, else one by one."""
+    if not bad:
+        return [], []
+    context = "\n".join(line.text for line in good)[:_EVIDENCE]
+    together = decode(b"\n".join(line for _, line, _ in bad)[:_EVIDENCE], context).encoding
+    lines, findings = [], []
+    for number, data, start in bad:
+        text, label, doubt = _decode_one(data, encoding, together, context)
+        where, detail = f"{name}, line {number}", f"not UTF-8 (byte {start + 1} of the line)"
+        if text is None:
+            findings.append(Finding("not-utf8", where, f"{detail}; {doubt}"))
+        else:
+            findings.append(Finding("not-utf8", where, f"{detail}; reads as {label}"))
+            lines.append(Line(number, text, label))
+    return lines, findings
+
+
+def _decode_one(data: bytes, encoding: str, together: str, context: str) -> tuple[str | None, str, str]:
+    """(text, encoding, "") or (None, "", what is doubtful)."""
+    if encoding:
+        try:
+            return data.decode(encoding), encoding, ""
+        except UnicodeDecodeError:
+            return None, "", f"nor {encoding}"
+    if damaged_utf8(data):
+        return None, "", "UTF-8 of which bytes are missing or changed"
+    codec = ENCODINGS.get(together, "")
+    if codec:
+        try:
+            text = data.decode(codec)
+            if strangeness(text, codec) <= _ODD:
+                return text, together, ""
+        except UnicodeDecodeError:
+            pass
+    decoded = decode(data, context)
+    if decoded.text is not None:
+        return decoded.text, decoded.encoding, ""
+    return None, "", f"{decoded.doubt()}: say which with --encoding"

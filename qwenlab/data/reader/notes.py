@@ -1,0 +1,155 @@
+"""In words: how a folder was understood, what in it is not read, and what may be meant where captions are missing."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from qwenlab.data.findings import Finding, shown
+from qwenlab.data.reader.layout import Layout, kohya
+from qwenlab.data.reader.listing import CAPTIONS, OTHER_FORMATS
+from qwenlab.data.reader.sidecars import find_sidecars
+
+_SHOWN = 3  # names in one line
+
+
+class _Record(Protocol):
+    name: str
+    where: str
+    path: Path | None
+
+
+def understood(layout: Layout, records: Sequence[_Record]) -> str:
+    """One line: which captions are read, from where names count, and what else was made of the folder."""
+    parts = [_main_part(layout, records)]
+    folders = sorted({path.parent for path in layout.listing.pictures.values() if kohya(path.parent)})
+    if folders and layout.kind in ("sidecars", "folders"):
+        repeats = ", ".join(f"{shown(folder.name)} ({kohya(folder)[0]})" for folder in folders[:_SHOWN])
+        parts.append(f"kohya's repeats are not used, every picture counts once: {repeats}")
+    forms = sum(record.path is not None and _another_form(record) for record in records)
+    if forms:
+        parts.append(f"{forms} file names are in another Unicode form than the captions write them, and the same")
+    if layout.held_out:
+        parts.append(f"left out as another split than train: {', '.join(map(shown, layout.held_out))}")
+    if layout.listing.hidden:
+        parts.append(f"{_count(layout.listing.hidden, 'hidden file')} left out: {_names(layout.listing.hidden)}")
+    return "; ".join(parts)
+
+
+def _main_part(layout: Layout, records: Sequence[_Record]) -> str:
+    name = layout.captions.name
+    if layout.kind == "captions":
+        if layout.images == layout.folder:
+            return f"{name}, pictures beside it"
+        prefixed = sum(_starts_with(record.name, layout.images.name) for record in records if record.path)
+        said = f"{name}, pictures in {layout.images.name}/"
+        return said + (f"; {prefixed} names count from the folder itself" if prefixed else "")
+    if layout.kind == "metadata":
+        tables = [source.path.relative_to(layout.folder).as_posix() for source in layout.sources]
+        own = ", names count from its own folder" if len(tables) == 1 else ", names count from the folder of each"
+        return f"{_names(tables)}, as the datasets library reads an image folder{own}"
+    if layout.kind == "sidecars":
+        suffixes = Counter("." + record.where.rpartition(".")[2].lower() for record in records)
+        return f"{_count(records, 'caption file')} beside the pictures ({', '.join(sorted(suffixes))})"
+    if layout.kind == "folders":
+        return "no caption files: the words in the names of the folders are the captions, as in kohya's trainer"
+    return "no captions"
+
+
+def _starts_with(name: str, folder: str) -> bool:
+    return Path(name).parts[:1] == (folder,)
+
+
+def _another_form(record: _Record) -> bool:
+    """Whether the file has another Unicode form than its name in the captions."""
+    written = record.name.replace("\\", "/").rpartition("/")[2]
+    return written != record.path.name and unicodedata.normalize("NFC", written) == unicodedata.normalize(
+        "NFC", record.path.name
+    )
+
+
+def unread_findings(layout: Layout) -> list[Finding]:
+    """Warnings about files that look as if they belonged to the data set and are not read."""
+    listing = layout.listing
+    findings = [
+        Finding("other-format", name, OTHER_FORMATS[path.suffix.lower()]) for name, path in listing.others.items()
+    ]
+    read = {source.path for source in layout.sources}
+    if layout.kind == "captions":
+        unread = sorted(name for name, path in layout.whole.tables.items() if path not in read)
+        findings += [Finding("unread-captions", name, f"{layout.captions.name} is read instead") for name in unread]
+        findings += _elsewhere(layout)
+    if layout.kind in ("captions", "metadata"):
+        sidecars = [name for names in find_sidecars(listing).values() for name in names]
+        if sidecars:
+            detail = f"{_count(sidecars, 'caption file')} beside pictures: {layout.captions.name} is read instead"
+            findings.append(Finding("unread-captions", _names(sidecars), detail))
+    return findings
+
+
+def _elsewhere(layout: Layout) -> list[Finding]:
+    """Pictures in the data set's folder that lie outside images/; masks/ belongs to it."""
+    if layout.images == layout.folder:
+        return []
+    outside = [
+        name
+        for name, path in layout.whole.pictures.items()
+        if not path.is_relative_to(layout.images) and not name.startswith("masks/")
+    ]
+    tops = Counter(name.split("/")[0] + "/" if "/" in name else "the folder itself" for name in outside)
+    return [
+        Finding("elsewhere", top, f"{count} picture{'s' * (count != 1)} outside {layout.images.name}/")
+        for top, count in tops.items()
+    ]
+
+
+def missing_images(layout: Layout) -> Finding:
+    """The finding that there is no folder of pictures."""
+    tops = sorted({name.split("/")[0] for name in layout.whole.pictures if "/" in name})
+    meant = f"; pictures lie in {_names(f'{top}/' for top in tops)}: rename it to images" if tops else ""
+    return Finding("no-images", layout.images.name, f"no such folder{meant}")
+
+
+def missing_captions(layout: Layout) -> tuple[Finding, ...]:
+    """The finding that no captions are here, with what is here instead."""
+    return (Finding("no-captions", CAPTIONS, f"no such file; {_what_is_here(layout)}"),)
+
+
+def _what_is_here(layout: Layout) -> str:
+    names = {path.name.lower(): path.name for path in layout.folder.iterdir()}
+    suffixes = Counter(Path(name).suffix for name in names)
+    listing = layout.listing
+    if "model_index.json" in names or "adapter_config.json" in names:
+        return "the folder holds a model, no data set"
+    if suffixes[".safetensors"]:
+        return (
+            f"the folder holds weights ({_names(n for n in names.values() if n.endswith('.safetensors'))}), no data set"
+        )
+    parquet = [path.name for path in layout.folder.rglob("*.parquet")]
+    if parquet:
+        return f"Parquet files are here ({_names(parquet)}): save their pictures as files, and write metadata.parquet"
+    tables = [
+        name for name in names.values() if Path(name).suffix.lower() in (".jsonl", ".json", ".csv", ".tsv", ".xlsx")
+    ]
+    if tables:
+        return f"{_names(tables)} is not read: rename or save it as captions.jsonl or metadata.csv"
+    if listing.texts:
+        return f"{_names(listing.texts)} has the name of no picture"
+    if listing.pictures:
+        return f"{_count(listing.pictures, 'picture')} without captions"
+    if listing.others:
+        return f"no picture in a format that is read ({_names(listing.others)})"
+    return "the folder holds no picture either"
+
+
+def _names(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(shown(name, 60) for name in names[:_SHOWN]) + more
+
+
+def _count(things: Sequence | dict, what: str) -> str:
+    return f"{len(things)} {what}{'s' * (len(things) != 1)}"

@@ -1,0 +1,241 @@
+"""Everything that a data set's folder says: pictures, captions, which belongs to which, and what is wrong with them.
+
+`read_folder` is the one reader: training takes its records and stops at its errors, the check reports them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qwenlab.data.findings import Finding, shown
+from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya
+from qwenlab.data.reader.lines import read_lines
+from qwenlab.data.reader.listing import METADATA
+from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name
+from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
+from qwenlab.data.reader.parsing import Parsed, parse_json, parse_record
+from qwenlab.data.reader.sidecars import find_sidecars, read_sidecar
+from qwenlab.data.reader.tables import read_csv, read_parquet
+
+_SHOWN = 3  # pictures of one name in a message
+
+
+@dataclass(frozen=True)
+class Record:
+    """One usable caption: where it stands, its line from 1, the name and text as written, and the picture it names.
+
+    path: the file that exists, or None. guess: the picture that was probably meant. changes: what had to be done to
+    read it; training refuses such a record, a repaired copy holds what came of it.
+    """
+
+    where: str
+    line: int
+    name: str
+    text: str
+    path: Path | None
+    guess: Path | None = None
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a folder. pictures: all that count, by their names. understood: one line on the layout."""
+
+    layout: Layout
+    records: tuple[Record, ...]
+    findings: tuple[Finding, ...]
+    pictures: dict[str, Path]
+    understood: str
+
+    def name_of(self, path: Path) -> str:
+        """The name of a picture under `layout.images`; "a/../b.png" and "b.png" are one name."""
+        return inside_name(path, self.layout.images) or path.name
+
+
+def read_folder(folder: str | Path, encoding: str = "") -> Reading:
+    """Read a data set of any layout; whatever the folder holds becomes a record or a finding.
+
+    encoding: a codec for text that is not UTF-8 and whose encoding cannot be told. Raises QwenlabError when there is no
+    such folder.
+    """
+    layout = find_layout(folder)
+    if layout.kind == "none":
+        return Reading(layout, (), missing_captions(layout), _pictures(layout, ()), understood(layout, ()))
+    if not layout.images.is_dir():
+        records, findings = _read(layout, encoding)
+        return Reading(layout, tuple(records), (missing_images(layout), *findings), {}, understood(layout, ()))
+    if not layout.images.resolve().is_relative_to(layout.folder.resolve()):
+        finding = Finding("outside", layout.images.name, "a link to a folder outside; check that folder itself")
+        return Reading(layout, (), (finding,), {}, understood(layout, ()))
+    records, findings = _read(layout, encoding)
+    if any(record.path and inside_name(record.path, layout.images) is None for record in records):
+        layout = replace(layout, images=layout.folder)  # some lie beside images/
+    pictures = _pictures(layout, records)
+    guesses = Guesses(pictures)
+    records = _guess_pictures(records, pictures, guesses)
+    findings += _pairing_findings(records, layout, pictures, guesses) + unread_findings(layout)
+    if not records and not any(finding.level == "error" for finding in findings):
+        findings.append(Finding("no-samples", layout.captions.name, "holds no caption"))
+    return Reading(layout, tuple(records), tuple(findings), pictures, understood(layout, records))
+
+
+def _pictures(layout: Layout, records: Sequence[Record]) -> dict[str, Path]:
+    """All pictures by name; a caption may name a file whose ending is no picture's."""
+    found = {}
+    for path in (*layout.listing.pictures.values(), *(record.path for record in records if record.path)):
+        found.setdefault(inside_name(path, layout.images) or path.name, path)
+    return found
+
+
+def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding]]:
+    if layout.kind == "sidecars":
+        return _read_sidecars(layout, encoding)
+    if layout.kind == "folders":
+        return [
+            Record(path.parent.name, 1, name, kohya(path.parent)[1], path)
+            for name, path in layout.listing.pictures.items()
+        ], []
+    records, findings = [], []
+    for source in layout.sources:
+        name = source.path.relative_to(layout.folder).as_posix()
+        if not source.path.is_file():
+            findings.append(Finding("no-captions", name, "no such file, but something else of that name"))
+        elif not source.path.resolve().is_relative_to(layout.folder.resolve()):
+            findings.append(Finding("outside", name, "a link to a file outside the folder"))
+        else:
+            lookup = Lookup(source.bases)
+            for number, where, parsed in _parsed(source, name, encoding, findings):
+                record = _located(number, where, parsed, source, lookup, findings)
+                records += [record] if record else []
+    return records, findings
+
+
+def _parsed(source: Source, name: str, encoding: str, findings: list[Finding]) -> Iterator[tuple[int, str, Parsed]]:
+    """(line, where, picture and caption) of each usable line or row; what is wrong with others goes to `findings`."""
+    suffix = source.path.suffix.lower()
+    try:
+        if suffix == ".jsonl":
+            lines, found = read_lines(source.path, name, encoding)
+            findings += found
+            for line in lines:
+                where = f"{name}, line {line.number}"
+                value, wrong = parse_json(line.text, where)
+                changes = (f"read as {line.encoding}",) if line.encoding else ()
+                if wrong:
+                    findings.append(wrong)
+                else:
+                    yield from _record_of(value, line.number, where, changes, findings)
+            return
+        rows, found = read_csv(source.path, name, encoding) if suffix == ".csv" else read_parquet(source.path, name)
+    except OSError as error:
+        findings.append(Finding("no-captions", name, f"cannot be read ({error.strerror or type(error).__name__})"))
+        return
+    findings += found
+    for row in rows:
+        yield from _record_of(row.value, row.number, row.where, row.changes, findings)
+
+
+def _record_of(
+    value: object, number: int, where: str, changes: tuple[str, ...], findings: list[Finding]
+) -> Iterator[tuple[int, str, Parsed]]:
+    parsed, found = parse_record(value, where)
+    findings += found
+    if parsed:
+        yield number, where, parsed._replace(changes=changes + parsed.changes)
+
+
+def _located(
+    number: int, where: str, parsed: Parsed, source: Source, lookup: Lookup, findings: list[Finding]
+) -> Record | None:
+    name = parsed.name
+    if source.path.name.lower() in METADATA:
+        name = name.replace("\\", "/")  # as the `datasets` library does
+    try:
+        path = lookup.find(name)
+    except Outside:
+        findings.append(Finding("outside", where, f"'{shown(parsed.name)}' leads out of the folder"))
+        return None
+    return Record(where, number, parsed.name, parsed.text, path, None, parsed.changes)
+
+
+def _read_sidecars(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding]]:
+    records, findings = [], []
+    listing = layout.listing
+    sidecars = find_sidecars(listing)
+    for picture, names in sidecars.items():
+        taken: Record | None = None
+        for name in names:
+            try:
+                parsed, found = read_sidecar(listing.texts[name], name, picture, encoding)
+            except OSError as error:
+                parsed, found = None, [Finding("no-captions", name, f"cannot be read ({error.strerror})")]
+            findings += [finding for finding in found if finding not in findings]  # one file may serve two pictures
+            if parsed and taken is None:
+                taken = Record(name, 1, picture, parsed.text, listing.pictures[picture], None, parsed.changes)
+                records.append(taken)
+            elif parsed and parsed.text != taken.text:
+                detail = f"{shown(picture)} has another caption in {shown(taken.where)} already"
+                findings.append(Finding("second-caption", name, detail, (picture,)))
+    used = {name for names in sidecars.values() for name in names}
+    lone = [name for name in listing.texts if name not in used]
+    return records, findings + [Finding("lone-caption", name, "no picture has this name") for name in lone]
+
+
+def _guess_pictures(records: list[Record], pictures: dict[str, Path], guesses: Guesses) -> list[Record]:
+    """For lines without a picture: the picture without caption that their name probably means."""
+    taken = {identity(record.path) for record in records if record.path}
+    guessed = []
+    for record in records:
+        name = guesses.guess(record.name) if record.path is None else None
+        if name is not None and identity(pictures[name]) not in taken:
+            record = replace(record, guess=pictures[name])
+            taken.add(identity(pictures[name]))
+        guessed.append(record)
+    return guessed
+
+
+def _pairing_findings(
+    records: list[Record], layout: Layout, pictures: dict[str, Path], guesses: Guesses
+) -> list[Finding]:
+    """Lines without picture, pictures without line, and pictures with two lines."""
+    findings: list[Finding] = []
+    first: dict[str, Record] = {}
+    for record in records:
+        if record.path is None:
+            findings.append(Finding("no-image", record.where, _no_image(record, layout, guesses)))
+            continue
+        name = inside_name(record.path, layout.images) or record.path.name
+        earlier = first.setdefault(identity(record.path), record)
+        if earlier is not record:
+            same_file = earlier.where.split(", ")[0] == record.where.split(", ")[0]
+            place = f"on line {earlier.line}" if same_file else f"in {earlier.where}"
+            findings.append(
+                Finding("second-caption", record.where, f"{shown(name)} has a caption {place} already", (name,))
+            )
+    used = first.keys() | {identity(record.guess) for record in records if record.guess}
+    for name, path in pictures.items():
+        if identity(path) not in used:
+            findings.append(Finding("no-caption", name, f"no caption in {_captions_of(layout)}", (name,)))
+    return findings
+
+
+def _captions_of(layout: Layout) -> str:
+    if layout.kind == "sidecars":
+        return "a file of its name"
+    names = sorted({source.path.name for source in layout.sources})
+    return " or ".join(names)
+
+
+def _no_image(record: Record, layout: Layout, guesses: Guesses) -> str:
+    base = layout.sources[0].bases[0].name if layout.sources else ""
+    said = f"no image '{shown(f'{base}/{record.name}')}'"
+    if record.guess:
+        return f"{said}, probably {shown(inside_name(record.guess, layout.images) or record.guess.name)}"
+    if not record.name.isprintable() and "\\" not in record.name:
+        return f"{said}: a backslash is written \\\\ in JSON"
+    same = guesses.all_with_name(record.name)
+    if len(same) > 1:
+        return f"{said}: {len(same)} pictures are called so ({', '.join(map(shown, same[:_SHOWN]))})"
+    return said
