@@ -15,8 +15,8 @@ import numpy as np
 
 from qwenlab.lab import world
 from qwenlab.lab.judge.networks import CLASSES, FEET_CLASSES, HAND_CLASSES, SIZE
-from qwenlab.lab.world.figure import OUTFITS
 from qwenlab.lab.world.hands import SKIN
+from qwenlab.lab.world.outfits import OUTFITS
 from qwenlab.lab.world.render import PALM, REACH
 from qwenlab.lab.world.styles import STYLE_OF
 
