@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +19,16 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from qwenlab.lab.micro.assemble import SCHEDULER_CONFIG, assemble, save_pipeline
 from qwenlab.lab.micro.latents import Latents, cache_latents, load_vae
-from qwenlab.lab.micro.log import Log
 from qwenlab.lab.micro.muon import Muon
 from qwenlab.lab.micro.pictures import Painter
 from qwenlab.lab.micro.recipe import Recipe, TransformerRecipe
 from qwenlab.lab.micro.runtime import autocast, save_grid
+from qwenlab.lab.micro.sitting import Sitting
 from qwenlab.lab.micro.text_encoder import build_text_encoder, encode_tokens, pad_prompts, tokenize_prompts
 from qwenlab.lab.micro.tokenizer import build_tokenizer
 from qwenlab.lab.micro.transformer import build_transformer
 from qwenlab.model.flow import derived_generator, interpolate, mu_for_tokens, shift_sigma, velocity
 from qwenlab.model.generation import NEGATIVE_PROMPT, generate
-from qwenlab.training.checkpoint import load_checkpoint, save_checkpoint
 
 EVALUATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 EVALUATION_BATCH = 32
@@ -205,16 +203,11 @@ def train_transformer(
         "transformer_config": recipe.transformer_config,
     }
     described |= dataclasses.asdict(options)
-    checkpoint, step = out / "transformer.checkpoint.safetensors", 0
-    if checkpoint.exists():
-        saved = load_checkpoint(checkpoint, optimizer=optimizer, recipe=described)
-        step, parts = saved.step, saved.tensors
-        set_weights(model, parts["model"])
-        average = {name: tensor.to(device) for name, tensor in parts["average"].items()}
-    log = Log(out / "transformer.jsonl", step)
-    started, first = time.monotonic(), step
-    end = min(options.steps, stop_at or options.steps)
-    while step < end:
+    sitting = Sitting(out, "transformer", options, optimizer, described, stop_at)
+    if sitting.saved:
+        set_weights(model, sitting.saved["model"])
+        average = {name: tensor.to(device) for name, tensor in sitting.saved["average"].items()}
+    for step in sitting.steps():
         x0, batch_rows, noise, sigma = draw_batch(data, rows, dropped, options, recipe.seed, step)
         ids, mask = pad_prompts(batch_rows, pad, device)
         x0, noise, sigma = x0.to(device), noise.to(device), sigma.to(device)
@@ -228,33 +221,18 @@ def train_transformer(
         optimizer.step()
         optimizer.zero_grad()
         update_average(average, model, options.ema, step)
-        step += 1
-        if step % options.log_every == 0 or step == end:
-            seconds = (time.monotonic() - started) / (step - first)
-            log.write(
-                step=step,
-                loss=loss.item(),
-                grad_norm=float(norm),
-                rate=rate_factor(step - 1, options),
-                seconds_per_step=seconds,
-                minutes_left=(end - step) * seconds / 60,
-            )
-        if step % options.preview_every == 0 or step == options.steps:
+        sitting.count(loss=loss, grad_norm=norm, rate=rate_factor(step, options))
+        if sitting.preview_is_due():
             current = weights(model)
             set_weights(model, average)
-            log.write(step=step, held_out=held_out_loss(model, test, test_rows, pad, recipe.seed, device))
+            losses = held_out_loss(model, test, test_rows, pad, recipe.seed, device)
+            sitting.log.write(step=sitting.step, held_out=losses)
             pipeline = assemble(vae, model.transformer, model.text_encoder, tokenizer)
-            preview(pipeline, test.captions[:16], out / f"transformer-{step:06d}.png", options.size)
+            preview(pipeline, test.captions[:16], out / f"transformer-{sitting.step:06d}.png", options.size)
             set_weights(model, current)
-        if step % options.checkpoint_every == 0 or step == end:
-            save_checkpoint(
-                checkpoint,
-                step=step,
-                tensors={"model": weights(model), "average": average},
-                optimizer=optimizer,
-                recipe=described,
-            )
-    if step < options.steps:
+        if sitting.checkpoint_is_due():
+            sitting.save({"model": weights(model), "average": average})
+    if sitting.step < options.steps:
         return None
     set_weights(model, average)
     pipeline = assemble(vae, model.transformer, model.text_encoder, tokenizer)

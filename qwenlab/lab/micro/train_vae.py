@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,13 @@ from torch import Tensor
 
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_json
-from qwenlab.lab.micro.log import Log
 from qwenlab.lab.micro.muon import Muon
 from qwenlab.lab.micro.pictures import Draw, Painter, PicturePool, derived_rng
 from qwenlab.lab.micro.recipe import Recipe, VaeRecipe
 from qwenlab.lab.micro.runtime import autocast, save_atomically, save_grid
+from qwenlab.lab.micro.sitting import Sitting
 from qwenlab.lab.micro.vae import build_vae
 from qwenlab.model.flow import derived_generator
-from qwenlab.training.checkpoint import load_checkpoint, save_checkpoint
 
 STATISTICS_BATCH = 32
 
@@ -161,20 +159,15 @@ def train_vae(
     vae.to(device)
     optimizer = Muon(parameter_groups(vae), lr=options.learning_rate)
     described = {"seed": recipe.seed, "vae_config": recipe.vae_config} | dataclasses.asdict(options)
-    checkpoint, step = out / "vae.checkpoint.safetensors", 0
-    if checkpoint.exists():
-        saved = load_checkpoint(checkpoint, optimizer=optimizer, recipe=described)
-        step, parts = saved.step, saved.tensors
-        vae.load_state_dict(parts["model"])
-    log = Log(out / "vae.jsonl", step)
+    sitting = Sitting(out, "vae", options, optimizer, described, stop_at)
+    if sitting.saved:
+        vae.load_state_dict(sitting.saved["model"])
 
     held_out, _, _ = painter.draw(Draw(recipe.seed, "vae-test", options.size, "test", 0.5), range(16))
     draw = Draw(recipe.seed, "vae", options.size, "train", options.open_hands, options.wrong_anatomy)
     pool = PicturePool(painter, draw, options.pool, options.refresh, options.refresh_every)
     cells = options.crop // vae.spatial_compression_ratio
-    started, first = time.monotonic(), step
-    end = min(options.steps, stop_at or options.steps)
-    while step < end:
+    for step in sitting.steps():
         pool.at_step(step)
         crops = pool.crops(derived_rng(recipe.seed, "crops", step), options.batch, options.crop, options.focus)
         noise = torch.randn(
@@ -190,34 +183,17 @@ def train_vae(
         norm = torch.nn.utils.clip_grad_norm_((p for p in vae.parameters() if p.requires_grad), options.clip)
         optimizer.step()
         optimizer.zero_grad()
-        step += 1
-        if step % options.log_every == 0 or step == end:
-            seconds = (time.monotonic() - started) / (step - first)
-            log.write(
-                step=step,
-                loss=loss.item(),
-                l1=l1.item(),
-                grad_norm=float(norm),
-                lr=rate,
-                seconds_per_step=seconds,
-                minutes_left=(end - step) * seconds / 60,
-            )
-        if step % options.preview_every == 0 or step == options.steps:
+        sitting.count(loss=loss, l1=l1, grad_norm=norm, lr=rate)
+        if sitting.preview_is_due():
             restored = reconstruct(vae, held_out)
-            log.write(step=step, psnr=psnr(held_out, restored))
+            sitting.log.write(step=sitting.step, psnr=psnr(held_out, restored))
             save_grid(
-                out / f"vae-{step:06d}.png",
+                out / f"vae-{sitting.step:06d}.png",
                 np.stack([held_out, restored], axis=1)[:8].reshape(-1, *held_out.shape[1:]),
             )
-        if step % options.checkpoint_every == 0 or step == end:
-            save_checkpoint(
-                checkpoint,
-                step=step,
-                tensors={"model": vae.state_dict()},
-                optimizer=optimizer,
-                recipe=described,
-            )
-    if step < options.steps:
+        if sitting.checkpoint_is_due():
+            sitting.save({"model": vae.state_dict()})
+    if sitting.step < options.steps:
         return None
     pictures, _, _ = painter.draw(
         Draw(recipe.seed, "vae-statistics", options.size, "train", recipe.transformer.open_hands),
@@ -231,7 +207,7 @@ def train_vae(
     atomic_write_json(
         out / "vae.json",
         {
-            "steps": step,
+            "steps": sitting.step,
             "psnr_db": round(psnr(pictures[: len(restored)], restored), 2),
             "pictures": len(restored),
             "latents_mean": mean,
