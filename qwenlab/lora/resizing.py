@@ -30,14 +30,16 @@ def resize(
     rank: int | None = None,
     energy: float | None = None,
     dtype: str = "float32",
+    layout: str = "diffusers",
     on_layer: Callable[[int], Any] = lambda total: None,
 ) -> Resized:
-    """Write the LoRA in `file` with another rank to the new file `out`, in diffusers' layout, its scaling folded in.
+    """Write the LoRA in `file` with another rank to the new file `out`, its scaling folded in.
 
     Args:
         rank: of every layer. Smaller than a layer's: the best approximation; larger: new rows of A, zero columns of B.
         energy: instead, the lowest rank of each layer that keeps this share of its energy, more than 0 and at most 1.
         dtype: "float32" or "bfloat16", which rounds.
+        layout: "diffusers", "comfyui" or "kohya" (`qwenlab.lora.files.fix`).
         on_layer: called with the number of all layers after each one.
 
     Raises QwenlabError for neither or both, for values out of range, and for what `qwenlab.lora.fusion.fuse` refuses.
@@ -49,7 +51,7 @@ def resize(
         raise QwenlabError(f"--energy {energy}: must be more than 0 and at most 1")
     check_dtype(dtype)
     source, out = Source(Path(file)), Path(out)
-    (lora,) = read_plain([source], out)
+    (lora,) = read_plain([source], out, layout)
     ranks: dict[str, int] = {}
     kept: dict[str, float] = {}
 
@@ -66,5 +68,5 @@ def resize(
     base = {BASE_MODEL: lora.metadata[BASE_MODEL]} if BASE_MODEL in lora.metadata else {}
     made = {"format": "pt", "qwenlab.resized": f"rank {rank}" if rank else f"energy {energy}"}
     with open_tensors(lora.path) as opened:
-        write_layers(out, list(lora.layers), resized, made | base, dtype, on_layer)
+        write_layers(out, list(lora.layers), resized, made | base, dtype, on_layer, layout)
     return Resized(out, ranks, kept)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from qwenlab.errors import QwenlabError
+from qwenlab.lora.files.reading import open_tensors, read_factors, read_lora
 from qwenlab.lora.fusion import Source, fuse, parse_source
 from qwenlab.lora.fusion.methods import _PEFT_OTHERS, PEFT_NAMES, drop_and_rescale
 from qwenlab.lora.resizing import resize
@@ -153,3 +154,46 @@ def test_every_name_of_peft_is_answered(tmp_path):
         with pytest.raises(QwenlabError, match=f"--method {name}: not offered; peft ") as caught:
             fuse([Source(Path("none.safetensors"))], tmp_path / "out.safetensors", method=name, rank=4)
         one_line(caught)
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "comfyui", "kohya"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_layout_holds_the_same_update(files, tmp_path, layout, dtype):
+    sources = [Source(path, 0.5) for path in files]
+    plain = update(fuse(sources, tmp_path / "plain.safetensors", dtype=dtype).path)
+    smaller = update(resize(files[1], tmp_path / "small.safetensors", rank=2, dtype=dtype).path)
+    for path, expected in (
+        (fuse(sources, tmp_path / "new" / "both.safetensors", layout=layout, dtype=dtype).path, plain),
+        (resize(files[1], tmp_path / "new" / "less.safetensors", rank=2, layout=layout, dtype=dtype).path, smaller),
+    ):
+        lora = read_lora(path)
+        assert list(lora.layers) == [LAYER] and lora.layers[LAYER].scaling == 1.0
+        assert lora.layers[LAYER].a.text.startswith(
+            {"diffusers": "transformer.", "comfyui": "diffusion_model.", "kohya": "lora_unet_"}[layout]
+        )
+        with open_tensors(path) as tensors:
+            a, b = read_factors(tensors, lora.layers[LAYER])
+        assert a.dtype == getattr(torch, dtype) and torch.equal((b.float() @ a.float()), expected)
+        assert "qwenlab.fused_from" in lora.metadata or "qwenlab.resized" in lora.metadata
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["both.safetensors", "less.safetensors"]
+
+
+def test_layouts_that_do_not_exist_or_cannot_hold_the_layers(tmp_path):
+    none = Path("none.safetensors")
+    for act in (
+        lambda: fuse([Source(none)], tmp_path / "out.safetensors", layout="a1111"),
+        lambda: resize(none, tmp_path / "out.safetensors", rank=2, layout="a1111"),
+    ):
+        with pytest.raises(
+            QwenlabError, match="--format 'a1111': unknown layout; choose from diffusers, comfyui, kohya"
+        ):
+            act()
+    name = "transformer_blocks.0.img_mlp.out"
+    state = {
+        f"transformer.{name}.lora_A.weight": torch.ones(2, 12288),
+        f"transformer.{name}.lora_B.weight": torch.ones(4096, 2),
+    }
+    save_file(state, tmp_path / "newer.safetensors")
+    with pytest.raises(QwenlabError, match="in the kohya layout; use --format diffusers or comfyui"):
+        fuse([Source(tmp_path / "newer.safetensors")], tmp_path / "out.safetensors", layout="kohya")
+    assert not (tmp_path / "out.safetensors").exists()

@@ -36,11 +36,25 @@ class Rewritten:
         return iter([path for path in (self.lora, self.text_encoder) if path])
 
 
+def check_format(layout: str) -> None:
+    """Raise QwenlabError for what is not one of FORMATS."""
+    if layout not in FORMATS:
+        raise QwenlabError(f"--format {layout!r}: unknown layout; choose from {', '.join(FORMATS)}")
+
+
+def check_readable(lora: LoraFile, layout: str) -> None:
+    """Raise QwenlabError when no reader finds the layers of `lora` in a layout."""
+    if layout == "kohya" and lora.family is QWEN_IMAGE_21 and any(".img_mlp." in name for name in lora.layers):
+        raise QwenlabError(
+            f"{lora.path}: neither diffusers nor ComfyUI reads Qwen-Image-2.1's MLP in the kohya layout; "
+            "use --format diffusers or comfyui"
+        )
+
+
 def check_target(source: str | Path, out: str | Path, layout: str) -> None:
     """Raise QwenlabError unless `out` is a new .safetensors file and `layout` one of FORMATS. Costs nothing."""
     source, out = Path(source), Path(out)
-    if layout not in FORMATS:
-        raise QwenlabError(f"--format {layout!r}: unknown layout; choose from {', '.join(FORMATS)}")
+    check_format(layout)
     if out.suffix != ".safetensors":
         raise QwenlabError(f"--fix {out}: end the name in .safetensors")
     for target in (out, text_encoder_path(out), text_encoder_folder(out)):
@@ -67,11 +81,7 @@ def fix(source: str | Path, out: str | Path, layout: str = "diffusers") -> Rewri
     check_target(source, out, layout)
     out = Path(out)
     lora = read_lora(source)
-    if layout == "kohya" and lora.family is QWEN_IMAGE_21 and any(".img_mlp." in name for name in lora.layers):
-        raise QwenlabError(
-            f"{lora.path}: neither diffusers nor ComfyUI reads Qwen-Image-2.1's MLP in the kohya layout; "
-            "use --format diffusers or comfyui"
-        )
+    check_readable(lora, layout)
     file = TensorFile(lora.path)
     tensors, left = convert(lora, file, layout)
     texts = read_text_factors(file, lora.text_encoder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file
 from qwenlab.lora.files.reading import LoraFile, open_tensors, read_factors, read_lora
+from qwenlab.lora.files.writing import check_format, check_readable, fix
 from qwenlab.lora.fusion.methods import (
     average_factors,
     concatenate,
@@ -62,9 +64,10 @@ def fuse(
     rank: int | None = None,
     allow_partial: bool = False,
     dtype: str = "float32",
+    layout: str = "diffusers",
     on_layer: Callable[[int], Any] = lambda total: None,
 ) -> Fusion:
-    """Merge LoRA files into the new file `out`, in the layout of diffusers, scaling and weights folded into it.
+    """Merge LoRA files into the new file `out`, scaling and weights folded into it.
 
     Args:
         method: "concat" (exact), "svd" (exact, then the best of `rank`), "average" (the article's, wrong), "ties",
@@ -73,6 +76,7 @@ def fuse(
         rank: of the result; "svd", "ties" and "dare" need it, what others give is compressed to it.
         allow_partial: layers that only some of the files have get the sum of those; otherwise they are an error.
         dtype: "float32", or "bfloat16", which halves the file and rounds.
+        layout: "diffusers", "comfyui" or "kohya" (`qwenlab.lora.files.fix`).
         on_layer: called with the number of all layers after each one.
 
     Raises QwenlabError, before anything is written, for files of different models, for what is no plain LoRA, for
@@ -81,7 +85,7 @@ def fuse(
     out = Path(out)
     method = own_name(method)
     _check_choices(method, rank, dtype)
-    loras = read_plain(sources, out)
+    loras = read_plain(sources, out, layout)
     layers = _common_layers(loras, allow_partial)
     kept: dict[str, float] = {}
     with ExitStack() as stack:
@@ -97,7 +101,7 @@ def fuse(
                 kept[layer] = share
             return pair
 
-        write_layers(out, layers, merged, _metadata(sources, loras, method, rank), dtype, on_layer)
+        write_layers(out, layers, merged, _metadata(sources, loras, method, rank), dtype, on_layer, layout)
     return Fusion(out, len(layers), kept)
 
 
@@ -108,8 +112,16 @@ def write_layers(
     metadata: Mapping[str, str],
     dtype: str,
     on_layer: Callable[[int], Any],
+    layout: str = "diffusers",
 ) -> None:
-    """Write the factors that `pair_of` gives for each layer, one layer in memory at a time, in diffusers' layout."""
+    """Write the factors that `pair_of` gives for each layer, one layer in memory at a time, in a layout of `fix`."""
+    if layout != "diffusers":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+            plain = Path(folder) / out.name
+            write_layers(plain, layers, pair_of, metadata, dtype, on_layer)
+            fix(plain, out, layout)
+        return
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for layer in layers:
@@ -141,8 +153,10 @@ def scaled_pair(file: Any, lora: LoraFile, source: Source, name: str) -> Pair:
     return a, b
 
 
-def read_plain(sources: Sequence[Source], out: Path) -> list[LoraFile]:
-    """The headers of plain LoRAs of one model. Raises QwenlabError for others, and for an `out` that exists."""
+def read_plain(sources: Sequence[Source], out: Path, layout: str = "diffusers") -> list[LoraFile]:
+    """The headers of plain LoRAs of one model. Raises QwenlabError for others, for an `out` that exists, and for a
+    layout that cannot hold them."""
+    check_format(layout)
     if not sources:
         raise QwenlabError("give at least one LoRA file, such as style.safetensors:0.8")
     if out.suffix != ".safetensors":
@@ -151,6 +165,7 @@ def read_plain(sources: Sequence[Source], out: Path) -> list[LoraFile]:
         raise QwenlabError(f"--out {out}: exists already and is never overwritten; give a new name")
     loras = [read_lora(source.path) for source in sources]
     for lora in loras:
+        check_readable(lora, layout)
         kinds = [kind for kind in lora.kinds if kind != "LoRA"]
         if kinds:
             raise QwenlabError(f"{lora.path}: {kinds[0]} cannot be fused, only plain LoRA{_named(_not_plain(lora))}")
