@@ -149,6 +149,9 @@ def doctor(
     layout: Annotated[
         str | None, typer.Option("--format", help="Layout for --fix: diffusers (default), comfyui or kohya")
     ] = None,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Run diffusers' own loader, also where rules know its answer; slow")
+    ] = False,
 ) -> None:
     """Say what a LoRA file is, and what diffusers and ComfyUI do with it; with --fix, rewrite it without loss."""
     if fix is None and layout is not None:
@@ -156,14 +159,26 @@ def doctor(
     from qwenlab.lora.files import check_target, diagnose
     from qwenlab.lora.files import fix as rewrite
 
+    def show(path: Path, run_loader: bool) -> None:
+        report = diagnose(path, execute=False)
+        typer.echo(str(report))
+        if run_loader or report.diffusers is None:  # last, because it takes half a minute of imports
+            typer.echo("  asking diffusers' own loader ...", err=True)
+            verdict = report.executed().diffusers
+            typer.echo(f"  {verdict.reader}: {verdict}")
+
     if fix is not None:
         check_target(file, fix, layout or "diffusers")
-    typer.echo(str(diagnose(file)))
+    show(file, execute)
     if fix is not None:
-        out, *text_encoder = rewrite(file, fix, layout or "diffusers")
-        typer.echo(f"Written, the update of each layer unchanged: {diagnose(out)}")
-        for path in text_encoder:
-            typer.echo(f"Written, the text encoder's tensors as they were: {path}")
+        written = rewrite(file, fix, layout or "diffusers")
+        for sentence in written.left:
+            typer.echo(f"Left out: {sentence}")
+        if written.text_encoder:
+            typer.echo(f"Written, the text encoder's part: {written.text_encoder}")
+        if written.lora:
+            typer.echo("Written, the update of each layer unchanged: ", nl=False)
+            show(written.lora, execute)
 
 
 @app.command()

@@ -93,7 +93,7 @@ def _load_shadow(lora: LoraFile) -> Verdict:
             load_stock(transformer, folder, "shadow.safetensors")
         except Exception as error:  # whatever the stock loader raises is the answer
             lines = str(error).splitlines() or [""]
-            return Verdict(reader_name(), "error", f"{type(error).__name__}: {short(lines[0])}")
+            return Verdict(reader_name(), "error", f"{type(error).__name__}: {short(lines[0])}", "executed")
     outcome, detail = _compare(lora, applied_updates(transformer), products)
     if any(parameter.is_meta for name, parameter in transformer.named_parameters() if "lora_" in name):
         outcome = "leaves weights empty"
@@ -107,7 +107,7 @@ def _load_shadow(lora: LoraFile) -> Verdict:
         notes.append("the text encoder's part is dropped without an error")
     if harmless:
         notes.append(f"passed over, without effect: {named(harmless)}")
-    return Verdict(reader_name(), outcome, "; ".join(notes))
+    return Verdict(reader_name(), outcome, "; ".join(notes), "executed")
 
 
 def _write_shadow(lora: LoraFile, transformer: nn.Module, path: Path) -> dict[str, Tensor]:

@@ -112,11 +112,11 @@ def read_lora(path: str | Path) -> LoraFile:
     adapted = {key.stem for key in rest if key.text in taken or key.role in ADAPTERS}
     counted = tuple(key for key in rest if key.role == "alpha" and key.stem in alphas and key.stem in adapted)
     others = [key for key in rest if key.text not in taken and key not in counted]
-    adapters = _whole_adapters(path, others, file.index)
+    adapters = read_adapters(others, file.index)
     shapes = {name: layer.shape for name, layer in layers.items()} | adapter_shapes(adapters)
     claims = read_claims(file.metadata, configuration)
     fitted = fit(path, shapes, others, claims, configuration)
-    doubts = doubts_about(fitted, claims, configuration, file.metadata, layers)
+    doubts = doubts_about(fitted, claims, configuration, file.metadata, layers) + _incomplete(others, adapters)
     return LoraFile(
         path,
         layers,
@@ -149,14 +149,15 @@ def read_factors(file, layer: Layer) -> tuple[Tensor, Tensor]:
     return file.get_tensor(layer.a.text), b if layer.rows is None else b[slice(*layer.rows)]
 
 
-def _whole_adapters(path: Path, keys: list[Key], index: Mapping) -> dict[str, Adapter]:
-    """LoKr, LoHa and full differences by layer. Raises QwenlabError where one lacks a factor."""
-    adapters = read_adapters(keys, index)
-    for key in keys:
-        whole = key.role not in ("LoKr", "LoHa") or key.layer in adapters or re.search(r"_t[12]\b", key.text)
-        if not whole and key.place and key.place.kind in ("linear", "fused"):
-            raise QwenlabError(f"{path}: the {key.role} of {key.layer!r} lacks a factor; the file is not whole")
-    return adapters
+def _incomplete(others: list[Key], adapters: Mapping[str, Adapter]) -> list[str]:
+    """Sentences on LoKr and LoHa of which a factor is missing, or fits no other."""
+    found = dict.fromkeys(
+        (key.role, key.layer)
+        for key in others
+        if key.role in ("LoKr", "LoHa") and key.layer not in adapters and not re.search(r"_t[12]\b", key.text)
+        and key.place and key.place.kind in ("linear", "fused")
+    )  # fmt: skip
+    return [f"the {role} of {layer} lacks a factor, or has one of another size" for role, layer in found]
 
 
 def _is_alpha(key: Key, index: Mapping) -> bool:

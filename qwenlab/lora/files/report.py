@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from qwenlab.lora.files.header import DTYPES, TensorFile
 from qwenlab.lora.files.identity import lookalikes
 from qwenlab.lora.files.layouts import PREFIXES, Key
 from qwenlab.lora.files.reading import LoraFile, read_lora
-from qwenlab.lora.files.stock_rules import predict_diffusers
+from qwenlab.lora.files.stock_rules import predict_diffusers, reader_name
 from qwenlab.lora.files.text_encoder import can_load
 from qwenlab.lora.files.verdict import Verdict, short
 
@@ -24,38 +24,47 @@ _HINTS = ("modelspec.architecture", "modelspec.title", "ss_base_model_version", 
 
 @dataclass(frozen=True)
 class Report:
-    """What a LoRA file is and what readers do with it; `str()` of it is the doctor's answer, one fact a line."""
+    """What a LoRA file is and what readers do with it; `str()` of it is the doctor's answer, one fact a line.
+
+    damage: layers with NaN; idle: layers that change nothing. diffusers is None where no rule decides and its loader
+    was not run.
+    """
 
     file: LoraFile
     damage: str
     idle: str
-    diffusers: Verdict
+    diffusers: Verdict | None
     comfyui: Verdict
 
     def __str__(self) -> str:
+        stock = self.diffusers or Verdict(
+            reader_name(), "not known", "no rule decides, its own loader must be executed"
+        )
         facts = [
             *describe(self.file),
             ("damage", self.damage),
             ("idle", self.idle),
-            (self.diffusers.reader, str(self.diffusers)),
             (self.comfyui.reader, str(self.comfyui)),
+            (stock.reader, str(stock)),
         ]
         return "\n".join([str(self.file.path), *(f"  {label}: {text}" for label, text in facts if text)])
 
-
-def diagnose(path: str | Path, *, execute: bool = False) -> Report:
-    """Read a LoRA file, look for damage, say what both readers do with it.
-
-    diffusers' answer follows from rules where they decide, in a second. Otherwise, and with `execute`, its own loader
-    is run, after half a minute of imports. Raises QwenlabError for what `read_lora` refuses.
-    """
-    lora = read_lora(path)
-    verdict = None if execute else predict_diffusers(lora)
-    if verdict is None:
+    def executed(self) -> Report:
+        """The same with the answer of diffusers' own loader, which is run now: half a minute of imports."""
         from qwenlab.lora.files.readers import ask_diffusers  # torch, diffusers and peft
 
-        verdict = ask_diffusers(lora)
-    return Report(lora, *damage_texts(lora), verdict, ask_comfyui(lora))
+        return replace(self, diffusers=ask_diffusers(self.file))
+
+
+def diagnose(path: str | Path, *, execute: bool | None = None) -> Report:
+    """Read a LoRA file, look for damage, say what both readers do with it.
+
+    execute: whether to run diffusers' own loader. By default only where no rule of `stock_rules` decides; the rest
+    takes a second. Raises QwenlabError for what `read_lora` refuses.
+    """
+    lora = read_lora(path)
+    report = Report(lora, *damage_texts(lora), predict_diffusers(lora), ask_comfyui(lora))
+    return report.executed() if execute or (execute is None and report.diffusers is None) else report
 
 
 def describe(lora: LoraFile) -> list[tuple[str, str]]:
@@ -182,9 +191,19 @@ def damage_texts(lora: LoraFile) -> tuple[str, str]:
             idle.append(name)
     others = [key for key in lora.others if _is_broken(file, key)]
     broken += [key.text for key in others]
-    texts = [(broken, "hold NaN or infinity"), (idle, "are zero and change nothing")]
-    return tuple(f"{len(names)} layers {what} ({', '.join(names[:4])}{', ...' * (len(names) > 4)})" if names else ""
-                 for names, what in texts)  # fmt: skip
+    texts = []
+    for names, what in ((broken, "hold NaN or infinity"), (idle, "are zero and change nothing")):
+        shown = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+        texts.append(f"{len(names)} layers {what} ({shown})" if names else "")
+    if idle and all(_never_trained(lora, name) for name in idle):
+        texts[1] += "; the text half of the last block reaches no pixel, so that no training changes it"
+    return tuple(texts)
+
+
+def _never_trained(lora: LoraFile, name: str) -> bool:
+    """Whether a layer gets no gradient in any training: what it computes is dropped after the last block."""
+    last = block_of(name) == lora.blocks - 1 and lora.family is QWEN_IMAGE
+    return last and without_block(name).startswith(("attn.add_q_proj", "attn.to_add_out", "txt_mlp"))
 
 
 def _is_broken(file: TensorFile, key: Key) -> bool:

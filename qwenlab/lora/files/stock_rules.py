@@ -51,7 +51,7 @@ def predict_diffusers(lora: LoraFile) -> Verdict | None:
         return None
     (prefix, *style), alpha = layouts.pop(), with_alpha.pop()
     outcome = _outcome(lora, prefix, tuple(style), alpha)
-    return outcome and Verdict(reader_name(), *outcome)
+    return outcome and Verdict(reader_name(), *outcome, how="by rules, not executed")
 
 
 def _outcome(lora: LoraFile, prefix: str, style: tuple[str, str], alpha: bool) -> tuple[str, str] | None:

@@ -13,18 +13,21 @@ from qwenlab.lora.files.reading import Layer
 class Verdict:
     """What a reader does with a file. outcome: "works", "rounds", "ignores alpha", "wrong scale", "drops DoRA",
     "loads a part", "loads nothing", "leaves weights empty" or "error". "rounds" is "works" up to the rounding of 16-bit
-    numbers. "works" is said only when the reader applies every tensor that changes the model."""
+    numbers. "works" is said only when the reader applies every tensor that changes the model. how: whether the reader
+    was executed, in words."""
 
     reader: str
     outcome: str
     detail: str = ""
+    how: str = ""
 
     @property
     def works(self) -> bool:
         return self.outcome in ("works", "rounds")
 
     def __str__(self) -> str:
-        return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
+        text = f"{self.outcome}: {self.detail}" if self.detail else self.outcome
+        return f"{text} ({self.how})" if self.how else text
 
 
 def strength(layers: Mapping[str, Layer], factors: Mapping[str, float]) -> str:
