@@ -92,7 +92,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 def update(path: Path) -> torch.Tensor:
     state = load_file(path)
-    return state[f"transformer.{LAYER}.lora_B.weight"] @ state[f"transformer.{LAYER}.lora_A.weight"]
+    return state[f"transformer.{LAYER}.lora_B.weight"].float() @ state[f"transformer.{LAYER}.lora_A.weight"].float()
 
 
 def test_a_product_that_overflows_is_refused(tmp_path):
