@@ -14,6 +14,8 @@ try:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, DeadKernelError
     from nbformat import NotebookNode
+
+    from qwenlab.course.page import PageExporter
 except ImportError as error:
     raise QwenlabError(f'a tour needs Jupyter ({error}): pip install "qwenlab[notebooks]"') from error
 
@@ -99,8 +101,6 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
 
 def one_page(paths: Sequence[Path], notebooks: Sequence[NotebookNode]) -> str:
     """One HTML page of several executed notebooks, with a list of contents and working links between them."""
-    from nbconvert import HTMLExporter
-
     contents = "\n".join(f"1. [{_title(nb, path)}](#{path.stem})" for path, nb in zip(paths, notebooks, strict=True))
     cells = [nbformat.v4.new_markdown_cell(f"# qwenlab\n\n{contents}", id="contents")]
     for path, notebook in zip(paths, notebooks, strict=True):
@@ -112,8 +112,8 @@ def one_page(paths: Sequence[Path], notebooks: Sequence[NotebookNode]) -> str:
                 cell.source = re.sub(r"\]\((?:\./)?(\d\d_\w+)\.ipynb(#[^)]*)?\)", r"](#\1)", cell.source)
             cells.append(cell)
     page = nbformat.v4.new_notebook(cells=cells, metadata={"title": "qwenlab", **_language(notebooks)})
-    exporter = HTMLExporter(embed_images=True)
-    html, _ = exporter.from_notebook_node(page, {"metadata": {"path": str(paths[0].parent), "name": "qwenlab"}})
+    resources = {"metadata": {"path": str(paths[0].parent), "name": "qwenlab"}}
+    html, _ = PageExporter().from_notebook_node(page, resources)
     return html
 
 

@@ -1,13 +1,15 @@
 """The tour runs notebooks in order, names the cell that fails, and makes one page of all of them."""
 
+import re
 import subprocess
 import sys
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from qwenlab.course.tour import find_notebooks, run_tour
+from qwenlab.course.tour import NOTEBOOKS, find_notebooks, one_page, run_tour
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY
 
@@ -68,3 +70,81 @@ def test_ctrl_c_stops_the_tour_and_keeps_the_copy(tmp_path):
 def test_no_notebooks(tmp_path):
     with pytest.raises(QwenlabError, match="clone of the repository"):
         find_notebooks(tmp_path)
+
+
+# The page
+
+
+def rendered(*cells):
+    paths = [NOTEBOOKS / "00_first.ipynb"]
+    return BeautifulSoup(one_page(paths, [new_notebook(cells=list(cells))]), "html.parser")
+
+
+def requests(page):
+    """What a browser would ask of a host when it opens the page: all but links that a reader follows."""
+    tags = [(tag.name, tag.get("src") or tag.get("href")) for tag in page.find_all(["script", "link", "img", "iframe"])]
+    styles = " ".join(tag.get_text() for tag in page.find_all("style"))
+    found = re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')]*)", styles)
+    code = [tag.get_text() for tag in page.find_all("script") if "://" in tag.get_text()]
+    return found + code + [address for _, address in tags if address and re.match(r"(https?:)?//", address)]
+
+
+def picture(kind, alt='A red & a "blue" line.', **settings):
+    data = {kind: "AAAA", "text/plain": "plain"}
+    return new_output("display_data", data, metadata={kind: {"alt": alt, **settings}})
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/jpeg"])
+def test_a_picture_carries_its_description_and_width(kind):
+    page = rendered(new_code_cell("show()", outputs=[picture(kind, width=320)]))
+    (image,) = page.find_all("img")
+    assert image["alt"] == 'A red & a "blue" line.' and image["width"] == "320"
+    assert image["src"] == f"data:{kind};base64,AAAA"
+    page = rendered(new_code_cell("show()", outputs=[picture(kind, alt="")]))
+    assert page.img["alt"] == "plain"
+
+
+def test_formulas_are_shown_without_a_script():
+    text = (
+        "Inline $x < \\frac{\\alpha}{r}$ and\n\n$$\\sum_i y_i^2$$\n\n"
+        "\\begin{align} a &= b \\\\ c &= d \\end{align}\n\n<details>\n\nFolded $\\sigma$\n\n</details>"
+    )
+    formulas = rendered(new_markdown_cell(text)).find_all("math")
+    assert [formula["display"] for formula in formulas] == ["inline", "block", "block", "inline"]
+    assert formulas[0].find("mfrac").get_text() == "αr" and formulas[1].find("mo").get_text() == "∑"
+    assert not [formula for formula in formulas if "\\" in formula.get_text()]
+
+
+def test_a_picture_on_a_host_becomes_its_description():
+    page = rendered(new_markdown_cell("# T\n\n[![badge](https://example.org/b.svg)](https://example.org/)"))
+    assert not page.find_all("img") and page.find("a", string="badge")["href"] == "https://example.org/"
+    assert requests(page) == []
+
+
+def test_requests_are_seen():
+    """The check above can fail: nbconvert's own page has them."""
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter().from_notebook_node(
+        new_notebook(cells=[new_markdown_cell("![x](https://example.org/x.png)")])
+    )
+    found = requests(BeautifulSoup(page, "html.parser"))
+    assert any("mathjax" in address for address in found) and "https://example.org/x.png" in found
+
+
+def test_the_page_of_the_lessons_describes_every_picture_and_asks_no_host():
+    paths = find_notebooks(NOTEBOOKS)
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    page = BeautifulSoup(one_page(paths, notebooks), "html.parser")
+    outputs = [output for notebook in notebooks for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if {"image/png", "image/jpeg"} & set(output.get("data", {}))]
+    descriptions = [image.get("alt", "") for image in page.find_all("img")]
+    assert len(descriptions) >= len(pictures) > 50
+    assert not [alt for alt in descriptions if not alt.strip() or alt.startswith(("No description", "<Figure"))]
+    assert requests(page) == []
+    formulas = page.find_all("math")
+    assert len(formulas) > 100 and not [str(formula) for formula in formulas if "\\" in formula.get_text()]
+    for tag in page.find_all(["code", "pre", "math"]):
+        tag.decompose()
+    prose = " ".join(tag.get_text() for tag in page.select(".jp-RenderedMarkdown"))
+    assert "$" not in prose and "\\" not in prose, "a formula was not recognised"
