@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwenlab.captions.finding import Finding
-from qwenlab.captions.lines import CaptionLine, read_bytes, read_captions, replace_captions
+from qwenlab.captions.lines import CaptionLine, captions_file, read_bytes, read_captions, replace_captions
 from qwenlab.captions.linter import fix, lint
 from qwenlab.captions.sets import SetReport, fix_set, lint_set
+from qwenlab.data.findings import plural
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes
 
@@ -62,7 +63,8 @@ def lint_file(path: str | Path) -> FileReport:
 
     A .txt file with a single caption is a prompt and no set.
     """
-    path, captions = Path(path), read_captions(path)
+    path = captions_file(path)
+    captions = read_captions(path)
     texts = [caption.text for caption in captions]
     if _is_prompt(path, texts):
         report = SetReport(tuple((0, finding) for finding in lint(texts[0])))
@@ -83,7 +85,8 @@ def fix_file(path: str | Path, out: str | Path) -> FileReport:
     """
     path, out = Path(path), Path(out)
     if path.is_dir():
-        raise QwenlabError(f"--fix: {path} is a folder; give its captions.jsonl, or write one with check-dataset --fix")
+        what = f"give {captions_file(path)}" if captions_file(path) != path else "gather them: check-dataset --fix"
+        raise QwenlabError(f"--fix: {path} is a folder, and one captions file is rewritten; {what}")
     if out.exists() or out.is_symlink():
         raise QwenlabError(f"--fix {out}: exists already and is not overwritten; give a new name")
     if out.suffix.lower() != path.suffix.lower():
@@ -119,7 +122,7 @@ def summarise(reading: Reading) -> str:
     errors = any(finding.level == "error" for finding in reading.findings)
     command = f"qwenlab lint-captions {shlex.quote(str(reading.layout.folder))}"
     show = f"once the errors above are mended, show them with: {command}" if errors else f"show them with: {command}"
-    return f"Captions: {len(found)} linter findings in {captions} of {total} ({rules}); {show}"
+    return f"Captions: {plural(len(found), 'linter finding')} in {captions} of {total} ({rules}); {show}"
 
 
 def _short(text: str) -> str:

@@ -76,17 +76,25 @@ def read_captions(path: str | Path) -> list[CaptionLine]:
     Raises QwenlabError, naming file, line and remedy, for a file that is missing, of another kind, not UTF-8, garbled
     or without captions, for a line that is not JSON or has no "text", and for a folder that training would refuse.
     """
-    path = Path(path)
+    path = captions_file(path)
     return _of_folder(path) if path.is_dir() else read_bytes(path)[1]
 
 
+def captions_file(path: str | Path) -> Path:
+    """The one JSON Lines file of a data set's folder that holds all its captions; any other path as it is."""
+    from qwenlab.data.reader import find_layout  # loads Pillow
+
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    tables = [source.path for source in find_layout(path).sources]
+    return tables[0] if len(tables) == 1 and tables[0].suffix.lower() == ".jsonl" and tables[0].is_file() else path
+
+
 def _of_folder(folder: Path) -> list[CaptionLine]:
-    from qwenlab.data.reader import read_folder  # loads Pillow
+    from qwenlab.data.reader import read_folder
 
     reading = read_folder(folder)
-    tables = [source.path for source in reading.layout.sources]
-    if len(tables) == 1 and tables[0].suffix.lower() == ".jsonl":
-        return read_bytes(tables[0])[1]
     errors = [finding for finding in reading.findings if finding.level == "error"]
     if errors:
         raise QwenlabError(errors[0].refusal(folder))

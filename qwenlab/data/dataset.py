@@ -18,12 +18,13 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from qwenlab.data.buckets import fit_to_bucket, split_by_group
-from qwenlab.data.findings import Finding, shown
+from qwenlab.data.findings import RULES, Finding, shown
 from qwenlab.data.images import fit_image, image_profile, open_image
 from qwenlab.data.reader import Reading, read_folder
 from qwenlab.errors import QwenlabError
 
 _EACH = 3  # warnings of one kind that get a line each
+_NAMED = 10  # names in one line
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ def _summed_up(findings: list[Finding], reading: Reading) -> list[str]:
     end = "; the image is not used" if findings[0].rule == "no-caption" else ""
     if len(findings) <= _EACH:
         return [f"{base / finding.where}: {finding.detail}{end}" for finding in findings]
-    names = _listed([finding.where for finding in findings])
-    return [f"{base}: {names}: {findings[0].detail}{end}"]
+    title = RULES[findings[0].rule].title
+    return [f"{base}: {title[0].lower()}{title[1:]} ({len(findings)}): {_listed([f.where for f in findings])}{end}"]
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _EACH} more" if len(names) > _EACH else ""
-    return ", ".join(shown(name) for name in names[:_EACH]) + more
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(shown(name) for name in names[:_NAMED]) + more
 
 
 def split_dataset(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:

@@ -50,6 +50,11 @@ def shown(name: str, length: int = 80) -> str:
     return name if name.isprintable() else repr(name)[1:-1]
 
 
+def plural(count: int, word: str) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 _LEFT_OUT, _WRITTEN_ANEW = "left out", "written anew, as RGB with 8 bits"
 
 #: Every rule, in the order of reports.
@@ -84,12 +89,12 @@ RULES: dict[str, Rule] = {
     ),
     "not-utf8": Rule(
         "error", "Text is not UTF-8", "The tokenizer would see other characters than you wrote.",
-        "Save the file as UTF-8 (editors on Chinese Windows may save GB18030).",
+        "Save the file as UTF-8 (editors on Chinese Windows may save GB18030); check-dataset --fix writes such a copy.",
         "read in the encoding that was found, or that --encoding names; left out in doubt",
     ),
     "garbled": Rule(
         "error", "Caption is garbled", "It was read in a wrong encoding and saved; the model would learn nonsense.",
-        "Write it again, or take it from the original file.",
+        "Write it again, or let check-dataset --fix undo what can be undone.",
         "undone where the same bytes give the text back, else left out",
     ),
     "lost-characters": Rule(
@@ -98,7 +103,7 @@ RULES: dict[str, Rule] = {
     ),
     "not-json": Rule(
         "error", "Line is not JSON", "The line cannot be read, so its picture has no caption.",
-        'Write {"file_name": "a.png", "text": "..."}, with straight quotes and no comma at the end.', _LEFT_OUT,
+        'Write lines such as {"file_name": "a.png", "text": "..."}.', _LEFT_OUT,
     ),
     "bad-record": Rule(
         "error", "Line lacks a key", "A sample needs a picture and a caption.",

@@ -44,19 +44,28 @@ def write_keypoints(folder: Path, keypoints: Mapping[str, Keypoints]) -> Path:
 def read_keypoints(folder: str | Path) -> dict[str, Keypoints]:
     """Read what `write_keypoints` or a detector wrote, by file name.
 
-    Raises QwenlabError, naming file and line, when the file is missing, no JSON, or of other shapes.
+    Raises QwenlabError, naming file and line, when the file is missing, no UTF-8, no JSON, of other shapes, or names a
+    picture twice.
     """
     path = Path(folder) / FILE
     if not path.is_file():
         raise QwenlabError(f"{path}: no such file; write one with qwenlab.data.keypoints.write_keypoints")
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # line ends of all systems become LF
+    except UnicodeDecodeError as error:
+        raise QwenlabError(f"{path}: not UTF-8 (byte {error.start + 1}); write it anew") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             arrays = {key: np.asarray(row[key], np.float32) for key in _SHAPES}
-            name, (width, height) = row["file_name"], row["size"]
-        except (ValueError, KeyError, TypeError) as error:
+            name, (width, height) = str(row["file_name"]), row["size"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise QwenlabError(f"{path}, line {number}: no keypoints of a picture ({error})") from error
+        if name in found:
+            raise QwenlabError(f"{path}, line {number}: {name!r} has keypoints on a line before; delete one")
         for key, shape in _SHAPES.items():
             if arrays[key].shape != shape:
                 raise QwenlabError(f"{path}, line {number}: {key} is {arrays[key].shape} and must be {shape}")

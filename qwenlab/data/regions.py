@@ -89,8 +89,8 @@ def region_mask(keypoints: Keypoints) -> Image.Image:
 def write_masks(dataset: Dataset) -> int:
     """Write masks/NAME.png for each picture of a data set that has a hand or foot to show; returns their number.
 
-    A picture without gets no mask: all of it then counts. Raises QwenlabError without keypoints.jsonl, and for a
-    picture that it does not list.
+    A picture without gets no mask: all of it then counts. Raises QwenlabError without keypoints.jsonl, for a picture
+    that it does not list, and for one outside images/ (other layouts have no place for masks).
     """
     keypoints = read_keypoints(dataset.folder)
     written = 0
@@ -107,4 +107,9 @@ def write_masks(dataset: Dataset) -> int:
 
 
 def _mask_path(folder: Path, picture: Path) -> Path:
-    return folder / "masks" / picture.relative_to(folder / "images").with_suffix(".png")
+    images = folder / "images"
+    if not picture.is_relative_to(images):
+        raise QwenlabError(
+            f"{picture}: masks need the layout images/ and captions.jsonl; check-dataset --fix writes it"
+        )
+    return folder / "masks" / picture.relative_to(images).with_suffix(".png")

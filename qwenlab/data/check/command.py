@@ -9,7 +9,8 @@ from tqdm import tqdm
 from qwenlab.data.check.folder import Report, Summarise, check_dataset
 from qwenlab.data.check.pictures import Limits
 from qwenlab.data.check.repair import repair_dataset
-from qwenlab.data.check.report import plural, summary, to_html, to_text
+from qwenlab.data.check.report import summary, to_html, to_text
+from qwenlab.data.findings import plural
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_text
 
@@ -18,6 +19,8 @@ _CHANGES = 20  # lines of changes that are printed
 
 def run(folder: Path, html: Path | None, fix: Path | None, min_side: int, encoding: str, summarise: Summarise) -> int:
     """Returns the exit status: 0 when no error is left (in the copy, if one was made), else 1.
+
+    A copy that holds less than half of the captioned pictures counts as a failure, too.
 
     summarise: what the rooms above say of the captions, for the report.
     """
@@ -42,6 +45,10 @@ def run(folder: Path, html: Path | None, fix: Path | None, min_side: int, encodi
         typer.echo(f"  - and {len(repaired.changes) - _CHANGES} more")
     again = _check(fix, limits)
     typer.echo(f"{fix} checked again: {summary(again)}")
+    wanted = max(len(report.records), report.count("error"))
+    if 2 * repaired.samples < wanted:
+        typer.echo(f"Only {plural(repaired.samples, 'sample')} of {wanted} came through: mend the rest by hand")
+        return 1
     return 0 if again.ok else 1
 
 

@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from qwenlab.data.check.folder import Report
 from qwenlab.data.check.pictures import Picture
-from qwenlab.data.findings import shown
+from qwenlab.data.findings import plural, shown
 from qwenlab.data.images import FORMATS, open_image
 from qwenlab.data.reader import Record
+from qwenlab.data.reader.lines import ASK
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, atomic_write_text
 from qwenlab.show import encode_image
@@ -37,10 +38,12 @@ def repair_dataset(report: Report, out: str | Path) -> Repaired:
     """Write a repaired copy of a checked data set to `out`, a folder that does not exist yet or is empty.
 
     Pictures that are plain RGB are copied byte for byte, the others are written anew as PNG, without loss. Raises
-    QwenlabError when `out` holds something, lies inside the data set, or nothing would be left.
+    QwenlabError when `out` holds something, lies inside the data set, nothing would be left, or captions would be left
+    out whose encoding a person can tell.
     """
     out, source = Path(out), report.layout.folder
     _refuse_bad_place(out, source)
+    _refuse_doubt(report)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     try:
@@ -64,6 +67,13 @@ def _refuse_bad_place(out: Path, source: Path) -> None:
         raise QwenlabError(f"{out}: is not empty; give a new folder for the repaired copy")
     if out.resolve().is_relative_to(source.resolve()):
         raise QwenlabError(f"{out}: lies inside the data set {source}; give a folder outside")
+
+
+def _refuse_doubt(report: Report) -> None:
+    doubts = [finding for finding in report.findings if finding.rule == "not-utf8" and ASK in finding.detail]
+    if doubts:
+        first = f"{shown(doubts[0].where)}: {shown(doubts[0].detail, 200)}"
+        raise QwenlabError(f"{report.layout.folder}: {plural(len(doubts), 'line')} in doubt, no copy was made; {first}")
 
 
 def _write(report: Report, work: Path) -> tuple[int, list[str]]:
@@ -106,7 +116,8 @@ def _unusable_lines(report: Report) -> list[str]:
         for finding in report.reading.findings
         if finding.level == "error"
         and finding.where not in kept
-        and finding.rule not in ("no-samples", "second-caption")
+        and finding.rule != "no-samples"
+        and not (finding.rule == "not-utf8" and any(where.startswith(finding.where) for where in kept))
     ]
 
 
@@ -142,4 +153,7 @@ def _write_picture(picture: Picture, images: Path, names: set[str], number: int)
         atomic_write_bytes(target, encode_image(open_image(picture.path), ".png"))
         return name, f"{shown(picture.name)}: written anew as {shown(name)}"
     shutil.copyfile(picture.path, target)
-    return name, "" if name == picture.name else f"{shown(picture.name)}: renamed to {shown(name)}"
+    if name == picture.name:
+        return name, ""
+    same = ", the same letters in composed form" if name == unicodedata.normalize("NFC", picture.name) else ""
+    return name, f"{shown(picture.name)}: renamed to {shown(name)}{same}"

@@ -5,7 +5,7 @@ import html
 from collections import defaultdict
 
 from qwenlab.data.check.folder import Report
-from qwenlab.data.findings import LEVELS, RULES, Finding, shown
+from qwenlab.data.findings import LEVELS, RULES, Finding, plural, shown
 
 TEXT_LIMIT, HTML_LIMIT = 8, 100  # findings of one rule
 SHEET_LIMIT = 200  # pictures shown at the end of the page
@@ -101,11 +101,6 @@ def _by_rule(report: Report) -> list[tuple[str, list[Finding]]]:
 def _counts(counts: dict[str, int], limit: int = 12) -> str:
     text = ", ".join(f"{shown(value, 20)} {count}" for value, count in list(counts.items())[:limit])
     return text + (f" and {len(counts) - limit} more" if len(counts) > limit else "")
-
-
-def plural(count: int, word: str) -> str:
-    """ "1 picture", "2 pictures"."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _escape(text: str) -> str:

@@ -63,7 +63,7 @@ def find_layout(folder: str | Path) -> Layout:
         return _beside_captions(folder, captions, images, listing)
     held_out = _drop_other_splits(listing)
     base = images if images.is_dir() and _all_below(listing, images) else folder
-    sources = [Source(path, _bases(path)) for path in listing.tables.values()]
+    sources = [Source(path, _bases(path, folder)) for path in listing.tables.values()]
     sources.sort(key=lambda source: (len(source.path.parts), source.path))
     kind, captions = "none", folder / CAPTIONS
     if sources:
@@ -96,12 +96,14 @@ def _beside_captions(folder: Path, captions: Path, images: Path, whole: Listing)
     return Layout(folder, "captions", captions, images, (Source(captions, bases),), listing, whole)
 
 
-def _bases(table: Path) -> tuple[Path, ...]:
+def _bases(table: Path, top: Path) -> tuple[Path, ...]:
     folder = table.parent
     images = folder / "images"
-    if not images.is_dir():
-        return (folder,)
-    return (images, folder) if table.name.lower() == CAPTIONS else (folder, images)
+    if images.is_dir():
+        return (images, folder) if table.name.lower() == CAPTIONS else (folder, images)
+    if folder.name.lower() == "images" and folder != top:
+        return (folder, folder.parent)
+    return (folder,)
 
 
 def _all_below(listing: Listing, images: Path) -> bool:

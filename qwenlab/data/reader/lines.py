@@ -20,6 +20,7 @@ from qwenlab.sniffing import ENCODINGS, damaged_utf8, decode, file_kind, strange
 MAX_LINE_BYTES = 64 * 1024  # twenty times the longest caption the text encoder takes
 MAX_CAPTIONS_BYTES = 256 * 1024**2  # a million captions; a file without line ends must not fill the memory
 MAX_LINES = 200_000
+ASK = ": say which with --encoding"  # ends a finding that a person can settle
 _BLOCK = 1024 * 1024
 _HEAD = 512
 _EVIDENCE = 200_000  # bytes or characters that are looked at to tell an encoding
@@ -171,4 +172,4 @@ def _decode_one(data: bytes, encoding: str, together: str, context: str) -> tupl
     decoded = decode(data, context)
     if decoded.text is not None:
         return decoded.text, decoded.encoding, ""
-    return None, "", f"{decoded.doubt()}: say which with --encoding"
+    return None, "", f"{decoded.doubt()}{ASK}" if decoded.candidates else decoded.doubt()

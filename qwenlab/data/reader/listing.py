@@ -15,6 +15,7 @@ from qwenlab.data.images import readable_suffixes
 CAPTIONS = "captions.jsonl"
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of the `datasets` library's image folders
 CAPTION_SUFFIXES = (".txt", ".caption", ".captions", ".cap", ".prompt", ".tags")
+MASKS = "masks/"  # beside images/: no pictures to learn from
 _SKIPPED_FOLDERS = frozenset({"@eadir", "$recycle.bin", "lost+found", "node_modules"})
 #: Endings of pictures, and of what holds pictures, that are not read -> what they are.
 OTHER_FORMATS = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
 
 
 class Outside(Exception):
@@ -32,6 +33,7 @@ class Lookup:
 
     def __init__(self, bases: Sequence[Path]) -> None:
         self.bases = tuple(bases)
+        self.used: Counter[Path] = Counter()  # how many names were found in each
         self._forms: dict[Path, dict[str, list[str]]] = {}  # folder -> its names by their canonical form
 
     def find(self, name: str) -> Path | None:
@@ -43,11 +45,13 @@ class Lookup:
                     raise Outside
                 continue
             if os.path.isfile(place):
+                self.used[base] += 1
                 return place
             other = self._in_another_form(base, name)
             if other is not None and os.path.isfile(other):
                 if locate(base, other.relative_to(base).as_posix()) is None:
                     raise Outside
+                self.used[base] += 1
                 return other
         if places[0] is None:
             raise Outside
@@ -97,8 +101,8 @@ def inside_name(path: Path, folder: Path) -> str | None:
 
 
 def fold(name: str) -> str:
-    """A name without what people mistype: case, width, spaces around it, and which slash."""
-    parts = unicodedata.normalize("NFKC", name).casefold().replace("\\", "/").split("/")
+    """A name without what people and programs change: case, width, spaces around it, which slash, and %20."""
+    parts = unicodedata.normalize("NFKC", unquote(name)).casefold().replace("\\", "/").split("/")
     return "/".join(part.strip() for part in parts if part.strip() not in ("", "."))
 
 

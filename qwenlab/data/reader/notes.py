@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from qwenlab.data.findings import Finding, shown
+from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, kohya
-from qwenlab.data.reader.listing import CAPTIONS, OTHER_FORMATS
+from qwenlab.data.reader.listing import CAPTIONS, MASKS, OTHER_FORMATS
 from qwenlab.data.reader.sidecars import find_sidecars
 
 _SHOWN = 3  # names in one line
@@ -22,9 +22,9 @@ class _Record(Protocol):
     path: Path | None
 
 
-def understood(layout: Layout, records: Sequence[_Record]) -> str:
+def understood(layout: Layout, records: Sequence[_Record], remarks: Sequence[str] = ()) -> str:
     """One line: which captions are read, from where names count, and what else was made of the folder."""
-    parts = [_main_part(layout, records)]
+    parts = [_main_part(layout, records), *remarks]
     folders = sorted({path.parent for path in layout.listing.pictures.values() if kohya(path.parent)})
     if folders and layout.kind in ("sidecars", "folders"):
         repeats = ", ".join(f"{shown(folder.name)} ({kohya(folder)[0]})" for folder in folders[:_SHOWN])
@@ -35,7 +35,7 @@ def understood(layout: Layout, records: Sequence[_Record]) -> str:
     if layout.held_out:
         parts.append(f"left out as another split than train: {', '.join(map(shown, layout.held_out))}")
     if layout.listing.hidden:
-        parts.append(f"{_count(layout.listing.hidden, 'hidden file')} left out: {_names(layout.listing.hidden)}")
+        parts.append(f"{plural(len(layout.listing.hidden), 'hidden file')} left out: {_names(layout.listing.hidden)}")
     return "; ".join(parts)
 
 
@@ -44,23 +44,17 @@ def _main_part(layout: Layout, records: Sequence[_Record]) -> str:
     if layout.kind == "captions":
         if layout.images == layout.folder:
             return f"{name}, pictures beside it"
-        prefixed = sum(_starts_with(record.name, layout.images.name) for record in records if record.path)
-        said = f"{name}, pictures in {layout.images.name}/"
-        return said + (f"; {prefixed} names count from the folder itself" if prefixed else "")
+        return f"{name}, pictures in {layout.images.name}/"
     if layout.kind == "metadata":
         tables = [source.path.relative_to(layout.folder).as_posix() for source in layout.sources]
-        own = ", names count from its own folder" if len(tables) == 1 else ", names count from the folder of each"
-        return f"{_names(tables)}, as the datasets library reads an image folder{own}"
+        each = "" if len(tables) == 1 else f" ({len(tables)} files, each for its own folder)"
+        return f"{_names(tables)}{each}, as the datasets library reads an image folder"
     if layout.kind == "sidecars":
         suffixes = Counter("." + record.where.rpartition(".")[2].lower() for record in records)
-        return f"{_count(records, 'caption file')} beside the pictures ({', '.join(sorted(suffixes))})"
+        return f"{plural(len(records), 'caption file')} beside the pictures ({', '.join(sorted(suffixes))})"
     if layout.kind == "folders":
         return "no caption files: the words in the names of the folders are the captions, as in kohya's trainer"
     return "no captions"
-
-
-def _starts_with(name: str, folder: str) -> bool:
-    return Path(name).parts[:1] == (folder,)
 
 
 def _another_form(record: _Record) -> bool:
@@ -75,7 +69,8 @@ def unread_findings(layout: Layout) -> list[Finding]:
     """Warnings about files that look as if they belonged to the data set and are not read."""
     listing = layout.listing
     findings = [
-        Finding("other-format", name, OTHER_FORMATS[path.suffix.lower()]) for name, path in listing.others.items()
+        Finding("other-format", _place(path, layout), OTHER_FORMATS[path.suffix.lower()])
+        for path in listing.others.values()
     ]
     read = {source.path for source in layout.sources}
     if layout.kind == "captions":
@@ -83,26 +78,28 @@ def unread_findings(layout: Layout) -> list[Finding]:
         findings += [Finding("unread-captions", name, f"{layout.captions.name} is read instead") for name in unread]
         findings += _elsewhere(layout)
     if layout.kind in ("captions", "metadata"):
-        sidecars = [name for names in find_sidecars(listing).values() for name in names]
+        sidecars = [listing.texts[name] for names in find_sidecars(listing).values() for name in names]
         if sidecars:
-            detail = f"{_count(sidecars, 'caption file')} beside pictures: {layout.captions.name} is read instead"
-            findings.append(Finding("unread-captions", _names(sidecars), detail))
+            detail = f"{plural(len(sidecars), 'caption file')} beside pictures: {layout.captions.name} is read instead"
+            findings.append(Finding("unread-captions", _names(_place(path, layout) for path in sidecars), detail))
     return findings
+
+
+def _place(path: Path, layout: Layout) -> str:
+    return path.relative_to(layout.folder).as_posix()
 
 
 def _elsewhere(layout: Layout) -> list[Finding]:
     """Pictures in the data set's folder that lie outside images/; masks/ belongs to it."""
     if layout.images == layout.folder:
         return []
-    outside = [
-        name
-        for name, path in layout.whole.pictures.items()
-        if not path.is_relative_to(layout.images) and not name.startswith("masks/")
-    ]
-    tops = Counter(name.split("/")[0] + "/" if "/" in name else "the folder itself" for name in outside)
+    by_top: dict[str, list[str]] = defaultdict(list)
+    for name, path in layout.whole.pictures.items():
+        if not path.is_relative_to(layout.images) and not name.startswith(MASKS):
+            by_top[name.split("/")[0] + "/" if "/" in name else ""].append(name)
     return [
-        Finding("elsewhere", top, f"{count} picture{'s' * (count != 1)} outside {layout.images.name}/")
-        for top, count in tops.items()
+        Finding("elsewhere", top or _names(names), f"{plural(len(names), 'picture')} outside {layout.images.name}/")
+        for top, names in by_top.items()
     ]
 
 
@@ -139,7 +136,7 @@ def _what_is_here(layout: Layout) -> str:
     if listing.texts:
         return f"{_names(listing.texts)} has the name of no picture"
     if listing.pictures:
-        return f"{_count(listing.pictures, 'picture')} without captions"
+        return f"{plural(len(listing.pictures), 'picture')} without captions"
     if listing.others:
         return f"no picture in a format that is read ({_names(listing.others)})"
     return "the folder holds no picture either"
@@ -149,7 +146,3 @@ def _names(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(shown(name, 60) for name in names[:_SHOWN]) + more
-
-
-def _count(things: Sequence | dict, what: str) -> str:
-    return f"{len(things)} {what}{'s' * (len(things) != 1)}"

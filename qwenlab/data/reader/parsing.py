@@ -28,10 +28,17 @@ _CAUSES = (
     (re.compile(r"\}\s*\{"), "two objects on one line: write each on its own"),
     (re.compile(r"^\s*(?://|#)"), "a comment: JSON has none"),
     (re.compile(r'^\s*"[^"]*"\s*:'), "the braces { } are missing, or the object goes over several lines"),
-    (re.compile(r"^\s*[^\s{\[]"), "no JSON object: it begins with {"),
+    (
+        re.compile(r"^\s*[^\s{\[].*\.(?:png|jpe?g|webp|bmp|gif|tiff?|avif)\s*[:：,，\t=|]", re.IGNORECASE),
+        "a file name and a caption with a mark such as : or ： between them: write an object with keys",
+    ),
+    (re.compile(r":\s*(?:None|True|False|undefined)\b"), "None, True and False are Python's: write null, true, false"),
+    (re.compile(r"^\s*[^\s{\[]"), "no JSON object, which begins with {"),
 )
 _MESSAGES = (
-    ("Invalid control character", "a tab or line break inside of a text: write \\t or \\n"),
+    ("Invalid control character", "a tab, line break or other control character in a text: write \\t or \\n"),
+    ("Exceeds the limit", "a number of too many digits"),
+    ("maximum recursion", "nested too deeply"),
     ("Invalid \\", "a backslash inside of a text: write \\\\, or / in a path"),
     ("Unterminated string", 'a quote " is missing at the end, or the line was cut'),
     ("Expecting ',' delimiter", 'a quote inside of a text: write \\", or the line was cut'),
@@ -66,7 +73,7 @@ def parse_json(text: str, where: str) -> tuple[Any, Finding | None]:
 
 
 def _cause(text: str, error: Exception) -> str:
-    message = getattr(error, "msg", type(error).__name__)
+    message = getattr(error, "msg", "") or str(error)
     for pattern, cause in _CAUSES:
         if pattern.search(text):
             return cause
@@ -75,6 +82,10 @@ def _cause(text: str, error: Exception) -> str:
 
 def parse_record(value: Any, where: str) -> tuple[Parsed | None, list[Finding]]:
     """The picture and caption of a JSON object or table row, and what is wrong with it."""
+    if isinstance(value, list):
+        return None, [
+            Finding("bad-record", where, 'needs "file_name" and "text" in an object {...}: this is a list [...]')
+        ]
     if not isinstance(value, Mapping):
         return None, [Finding("bad-record", where, 'needs "file_name" and "text" in an object {...}')]
     name = value.get("file_name")
@@ -114,9 +125,9 @@ def check_text(text: str, where: str) -> tuple[str | None, list[Finding], tuple[
         return None, [Finding("bad-record", where, 'needs "text" of whole characters: half of a surrogate pair')], ()
     if wrong := garbled(text):
         if wrong.text is None:
-            return None, [Finding("garbled", where, f"{shown(text, 24)!r} is {wrong.how}")], ()
-        detail = f"{shown(text, 24)!r} is {wrong.how}: {shown(wrong.text, 24)!r}"
+            return None, [Finding("garbled", where, f"'{shown(text, 24)}' is {wrong.how}")], ()
+        detail = f"'{shown(text, 24)}' is {wrong.how}: '{shown(wrong.text, 24)}'"
         return wrong.text, [Finding("garbled", where, detail)], (f"garbled text undone ({wrong.how})",)
     if lost := lost_characters(text):
-        return None, [Finding("lost-characters", where, f"{shown(text, 24)!r} has {lost!r} where characters were")], ()
+        return None, [Finding("lost-characters", where, f"'{shown(text, 24)}' has '{lost}' where characters were")], ()
     return text, [], ()

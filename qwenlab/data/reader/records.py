@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qwenlab.data.findings import Finding, shown
+from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya
 from qwenlab.data.reader.lines import read_lines
-from qwenlab.data.reader.listing import METADATA
+from qwenlab.data.reader.listing import MASKS, METADATA
 from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name
 from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
 from qwenlab.data.reader.parsing import Parsed, parse_json, parse_record
@@ -64,40 +64,41 @@ def read_folder(folder: str | Path, encoding: str = "") -> Reading:
     if layout.kind == "none":
         return Reading(layout, (), missing_captions(layout), _pictures(layout, ()), understood(layout, ()))
     if not layout.images.is_dir():
-        records, findings = _read(layout, encoding)
+        records, findings, _ = _read(layout, encoding)
         return Reading(layout, tuple(records), (missing_images(layout), *findings), {}, understood(layout, ()))
     if not layout.images.resolve().is_relative_to(layout.folder.resolve()):
         finding = Finding("outside", layout.images.name, "a link to a folder outside; check that folder itself")
         return Reading(layout, (), (finding,), {}, understood(layout, ()))
-    records, findings = _read(layout, encoding)
+    records, findings, remarks = _read(layout, encoding)
     if any(record.path and inside_name(record.path, layout.images) is None for record in records):
-        layout = replace(layout, images=layout.folder)  # some lie beside images/
+        layout = replace(layout, images=layout.folder, listing=layout.whole)  # some lie beside images/
     pictures = _pictures(layout, records)
     guesses = Guesses(pictures)
     records = _guess_pictures(records, pictures, guesses)
     findings += _pairing_findings(records, layout, pictures, guesses) + unread_findings(layout)
     if not records and not any(finding.level == "error" for finding in findings):
         findings.append(Finding("no-samples", layout.captions.name, "holds no caption"))
-    return Reading(layout, tuple(records), tuple(findings), pictures, understood(layout, records))
+    return Reading(layout, tuple(records), tuple(findings), pictures, understood(layout, records, remarks))
 
 
 def _pictures(layout: Layout, records: Sequence[Record]) -> dict[str, Path]:
     """All pictures by name; a caption may name a file whose ending is no picture's."""
     found = {}
     for path in (*layout.listing.pictures.values(), *(record.path for record in records if record.path)):
-        found.setdefault(inside_name(path, layout.images) or path.name, path)
+        name = inside_name(path, layout.images) or path.name
+        if layout.kind != "captions" or not name.startswith(MASKS):
+            found.setdefault(name, path)
     return found
 
 
-def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding]]:
+def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding], list[str]]:
+    """The records, what is wrong, and remarks on how names and columns were understood."""
     if layout.kind == "sidecars":
-        return _read_sidecars(layout, encoding)
+        return *_read_sidecars(layout, encoding), []
     if layout.kind == "folders":
-        return [
-            Record(path.parent.name, 1, name, kohya(path.parent)[1], path)
-            for name, path in layout.listing.pictures.items()
-        ], []
-    records, findings = [], []
+        pictures = layout.listing.pictures
+        return [Record(p.parent.name, 1, name, kohya(p.parent)[1], p) for name, p in pictures.items()], [], []
+    records, findings, remarks = [], [], []
     for source in layout.sources:
         name = source.path.relative_to(layout.folder).as_posix()
         if not source.path.is_file():
@@ -106,13 +107,23 @@ def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding]]:
             findings.append(Finding("outside", name, "a link to a file outside the folder"))
         else:
             lookup = Lookup(source.bases)
-            for number, where, parsed in _parsed(source, name, encoding, findings):
+            for number, where, parsed in _parsed(source, name, encoding, findings, remarks):
                 record = _located(number, where, parsed, source, lookup, findings)
                 records += [record] if record else []
-    return records, findings
+            for base, count in lookup.used.items():
+                if base != source.bases[0]:
+                    place = (
+                        base.relative_to(layout.folder).as_posix() + "/"
+                        if base != layout.folder
+                        else "the data set's folder"
+                    )
+                    remarks.append(f"{plural(count, 'name')} in {name} count from {place}")
+    return records, findings, remarks
 
 
-def _parsed(source: Source, name: str, encoding: str, findings: list[Finding]) -> Iterator[tuple[int, str, Parsed]]:
+def _parsed(
+    source: Source, name: str, encoding: str, findings: list[Finding], remarks: list[str]
+) -> Iterator[tuple[int, str, Parsed]]:
     """(line, where, picture and caption) of each usable line or row; what is wrong with others goes to `findings`."""
     suffix = source.path.suffix.lower()
     try:
@@ -128,11 +139,13 @@ def _parsed(source: Source, name: str, encoding: str, findings: list[Finding]) -
                 else:
                     yield from _record_of(value, line.number, where, changes, findings)
             return
-        rows, found = read_csv(source.path, name, encoding) if suffix == ".csv" else read_parquet(source.path, name)
+        read = read_csv(source.path, name, encoding) if suffix == ".csv" else read_parquet(source.path, name)
+        rows, found, remark = read
     except OSError as error:
         findings.append(Finding("no-captions", name, f"cannot be read ({error.strerror or type(error).__name__})"))
         return
     findings += found
+    remarks += remark
     for row in rows:
         yield from _record_of(row.value, row.number, row.where, row.changes, findings)
 

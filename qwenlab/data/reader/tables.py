@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qwenlab.data.findings import Finding
-from qwenlab.data.reader.lines import MAX_CAPTIONS_BYTES, MAX_LINES
+from qwenlab.data.reader.lines import ASK, MAX_CAPTIONS_BYTES, MAX_LINES
 from qwenlab.sniffing import decode, file_kind
 
-_SEPARATORS = (",", ";", "\t", "|", "，")
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "，": "full-width commas"}
 _SHOWN = 6  # column names in a message
 
 
@@ -25,31 +25,35 @@ class Row(NamedTuple):
     changes: tuple[str, ...] = ()
 
 
-def read_csv(path: Path, name: str, encoding: str) -> tuple[list[Row], list[Finding]]:
+Table = tuple[list[Row], list[Finding], list[str]]  # rows, what is wrong, and remarks
+
+
+def read_csv(path: Path, name: str, encoding: str) -> Table:
     """The rows of a CSV file, with commas, semicolons or tabs between the columns. Raises OSError."""
     if path.stat().st_size > MAX_CAPTIONS_BYTES:
-        return [], [Finding("endless-captions", name, f"more than {MAX_CAPTIONS_BYTES >> 20} MiB")]
+        return [], [Finding("endless-captions", name, f"more than {MAX_CAPTIONS_BYTES >> 20} MiB")], []
     data = path.read_bytes()
     if kind := file_kind(data[:512]):
-        return [], [Finding("not-text", name, f"is {kind}")]
+        return [], [Finding("not-text", name, f"is {kind}")], []
     text, findings, changes = _text(data, name, encoding)
     if text is None:
-        return [], findings
+        return [], findings, []
     header = text.lstrip("\ufeff").split("\n", 1)[0].strip("\r")
     separator = next((mark for mark in _SEPARATORS if "file_name" in _cells(header, mark)), ",")
     if separator == "，":
-        return [], [*findings, Finding("bad-table", name, "full-width commas ， between the columns: write ,")]
+        return [], [*findings, Finding("bad-table", name, "full-width commas ， between the columns: write ,")], []
     reader = csv.reader(io.StringIO(text.lstrip("\ufeff"), newline=""), delimiter=separator)
     try:
         names = [cell.strip() for cell in next(reader, [])]
         if "file_name" not in names:
-            return [], [*findings, _no_column(name, names)]
+            return [], [*findings, _no_column(name, names)], []
         if twice := [column for column in ("file_name", "text") if names.count(column) > 1]:
-            return [], [*findings, Finding("bad-table", name, f'the column "{twice[0]}" stands twice')]
+            return [], [*findings, Finding("bad-table", name, f'the column "{twice[0]}" stands twice')], []
         rows, found = _rows(reader, names, name, changes)
     except csv.Error as error:
-        return [], [*findings, Finding("bad-table", f"{name}, line {reader.line_num}", f"no CSV: {error}")]
-    return rows, findings + found
+        return [], [*findings, Finding("bad-table", f"{name}, line {reader.line_num}", f"no CSV: {error}")], []
+    remarks = [] if separator == "," else [f"columns of {name} are separated by {_SEPARATORS[separator]}"]
+    return rows, findings + found, remarks
 
 
 def _text(data: bytes, name: str, encoding: str) -> tuple[str | None, list[Finding], tuple[str, ...]]:
@@ -61,7 +65,8 @@ def _text(data: bytes, name: str, encoding: str) -> tuple[str | None, list[Findi
     except UnicodeDecodeError:
         return None, [Finding("not-utf8", name, f"not UTF-8, nor {encoding}")], ()
     if text is None:
-        return None, [Finding("not-utf8", name, f"not UTF-8; {decoded.doubt()}: say which with --encoding")], ()
+        ask = ASK if decoded.candidates else ""
+        return None, [Finding("not-utf8", name, f"not UTF-8; {decoded.doubt()}{ask}")], ()
     if label == "UTF-8":
         return text, [], ()
     return text, [Finding("not-utf8", name, f"not UTF-8; reads as {label}")], (f"read as {label}",)
@@ -87,30 +92,30 @@ def _rows(reader: Any, names: list[str], name: str, changes: tuple[str, ...]) ->
             break
         if len(cells) > len(names):
             detail = f"{len(cells)} values for {len(names)} columns: put a caption with commas into double quotes"
-            findings.append(Finding("bad-record", where, detail))
+            findings.append(Finding("bad-table", where, detail))
         else:
             rows.append(Row(reader.line_num, where, dict(zip(names, cells, strict=False)), changes))
     return rows, findings
 
 
-def read_parquet(path: Path, name: str) -> tuple[list[Row], list[Finding]]:
+def read_parquet(path: Path, name: str) -> Table:
     """The rows of a Parquet file. Raises OSError."""
     try:
         import pyarrow
         import pyarrow.parquet as parquet
     except ImportError:
-        return [], [Finding("bad-table", name, "Parquet needs the package pyarrow: pip install pyarrow")]
+        return [], [Finding("bad-table", name, "Parquet needs the package pyarrow: pip install pyarrow")], []
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if "file_name" not in names:
-                return [], [_no_column(name, names)]
+                return [], [_no_column(name, names)], []
             if file.metadata.num_rows > MAX_LINES:
-                return [], [Finding("endless-captions", name, f"more than {MAX_LINES:,} rows")]
+                return [], [Finding("endless-captions", name, f"more than {MAX_LINES:,} rows")], []
             plain = [column.name for column in file.schema_arrow if not pyarrow.types.is_nested(column.type)]
-            return list(_parquet_rows(file.read(columns=plain), name)), []
+            return list(_parquet_rows(file.read(columns=plain), name)), [], []
     except pyarrow.ArrowException as error:
-        return [], [Finding("bad-table", name, f"no Parquet table ({type(error).__name__})")]
+        return [], [Finding("bad-table", name, f"no Parquet table ({type(error).__name__})")], []
 
 
 def _parquet_rows(table: Any, name: str) -> Iterator[Row]:
