@@ -1,5 +1,5 @@
 """The course: what holds the notebooks together.
 
 `tour` runs them in order and lays them out on one page, `claims` reads the ledger of the article's claims, `colab` is
-what their first cell does on Colab.
+what their first cell does on Colab, `skipped` what a cell says that needs one which has not run.
 """

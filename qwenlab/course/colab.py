@@ -18,6 +18,7 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+from qwenlab.course.skipped import explain_skipped_cells
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY, atomic_write_text
 
@@ -43,11 +44,13 @@ _ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9-]+/[A-Za-z0-9._-]+?)(?:\
 def begin() -> None:
     """Make the lesson's folder the repository, and on Colab install first what Colab lacks.
 
-    Raises QwenlabError on Colab when its PyTorch is too old or pip fails.
+    A cell that needs a skipped one says so from now on. Raises QwenlabError on Colab when its PyTorch is too old or
+    pip fails.
     """
     if "google.colab" in sys.modules:
         install()
     os.chdir(REPOSITORY)
+    explain_skipped_cells()
 
 
 def install() -> None:
