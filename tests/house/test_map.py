@@ -1,4 +1,4 @@
-"""docs/map.md says where things lie, what can be copied alone, and which way a caption goes: all of it is tried."""
+"""docs/map.md says where things lie and what can be copied alone: all of it is tried."""
 
 import ast
 import json
@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grimp
-import pytest
-import yaml
-from typer.testing import CliRunner
 
-from qwenlab.cli import app
 from qwenlab.files import REPOSITORY
 from tests.house.map_uses import PRELUDE, USES
 from tests.house.notebook_rules import source
@@ -23,7 +19,7 @@ from tests.house.notebook_rules import source
 PACKAGE = REPOSITORY / "qwenlab"
 MAP = (REPOSITORY / "docs" / "map.md").read_text(encoding="utf-8")
 GROUND = ("errors", "files", "sniffing", "config", "show")
-LISTED = 5  # files, at most, that a row asks to be copied besides
+LISTED = 6  # files and folders, at most, that a row asks to be copied besides
 
 
 def section(title):
@@ -42,7 +38,7 @@ def code(text):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the tables: `needs` names files, or rooms where there are too many files."""
+    """A row of the tables: `needs` names files and folders, or rooms where there are too many."""
 
     functions: tuple[str, ...]
     file: str
@@ -119,21 +115,35 @@ def test_every_function_is_in_its_file():
     assert not defined("errors.py", "nothing") and not defined("data/caches.py", "Caches.nothing")
 
 
+def whole(file, needs):
+    """The files to copy: of a folder that is needed, all of its code but __init__.py."""
+    folders = [path for need in needs if need.endswith("/") for path in sorted((PACKAGE / need).glob("*.py"))]
+    inside = [path.relative_to(PACKAGE).as_posix() for path in folders if path.name != "__init__.py"]
+    return [file, *(need for need in needs if need.endswith(".py")), *(name for name in inside if name != file)]
+
+
+def needed(file, names):
+    """What a row has to say of the modules that its file imports, directly or not: (needs, whether by rooms)."""
+    files = {name.replace(".", "/") + ".py" for name in names}
+    folder = Path(file).parent
+    if len(files) > LISTED:
+        files = {f"{folder}/" if Path(name).parent == folder else name for name in files}
+    flat = [Path(name).stem for name in whole(file, files)]
+    clear = len(set(flat)) == len(flat) and not set(flat) & sys.stdlib_module_names
+    if len(files) <= LISTED and clear and all((PACKAGE / name).exists() for name in files):
+        return files, False
+    rooms = {"weights" if name == "lab.weights" else name.split(".")[0] for name in names}
+    return {"ground" if room in GROUND else room for room in rooms}, True
+
+
 def test_needs_are_what_the_imports_say():
-    graph = grimp.build_graph("qwenlab", exclude_type_checking_imports=True, cache_dir=None)
-    wrong = {}
+    graph, wrong = grimp.build_graph("qwenlab", exclude_type_checking_imports=True, cache_dir=None), []
     for row in ROWS:
         module = "qwenlab." + row.file.removesuffix(".py").replace("/", ".")
-        names = {name.removeprefix("qwenlab.") for name in graph.find_upstream_modules(module)}
-        files = {name.replace(".", "/") + ".py" for name in names}
-        flat = [Path(file).name for file in (row.file, *files)]
-        by_rooms = len(files) > LISTED or len(set(flat)) < len(flat) or not all((PACKAGE / f).is_file() for f in files)
-        if by_rooms:
-            rooms = {"weights" if name == "lab.weights" else name.split(".")[0] for name in names}
-            files = {"ground" if room in GROUND else room for room in rooms}
-        if row.by_rooms != by_rooms or set(row.needs) != files:
-            wrong[row.file] = f"{'rooms: ' if by_rooms else ''}{', '.join(sorted(files)) or 'nothing'}"
-    assert not wrong, "\n".join(f"{file} needs {what}" for file, what in wrong.items())
+        needs, by_rooms = needed(row.file, {n.removeprefix("qwenlab.") for n in graph.find_upstream_modules(module)})
+        if (set(row.needs), row.by_rooms) != (needs, by_rooms):
+            wrong.append(f"{row.file} needs {'rooms: ' * by_rooms}{', '.join(sorted(needs)) or 'nothing'}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_everything_that_can_be_copied_has_a_use():
@@ -179,9 +189,9 @@ def failures(folder, copies, common=()):
         place = folder / str(number) / "copy"
         place.mkdir(parents=True)
         if needs:
-            for name in (file, *needs):
+            for name in whole(file, needs):
                 text = (PACKAGE / name).read_text(encoding="utf-8")
-                text = re.sub(r"from qwenlab(?:\.\w+)*\.(\w+) import", r"from \1 import", text)
+                text = re.sub(r"from (?:qwenlab(?:\.\w+)*)?\.(\w+) import", r"from \1 import", text)
                 (place / Path(name).name).write_text(text, encoding="utf-8")
         else:
             shutil.copy(PACKAGE / file, place)
@@ -201,100 +211,3 @@ def test_copies_work_where_the_package_is_not(tmp_path):
 def test_a_copy_without_what_it_needs_fails(tmp_path):
     failed = failures(tmp_path, {"lora/targets.py": (), "errors.py": ()})
     assert failed.keys() == {"lora/targets.py"} and "No module named 'qwenlab" in failed["lora/targets.py"]
-
-
-# The way of one caption
-
-LINE = re.search(r'^    (\{"file_name".*\})$', MAP, re.MULTILINE).group(1)
-
-
-def journeys():
-    """For each numbered list the steps, each a list of (function, file): the caller first, then what it calls."""
-    steps = re.findall(r"^(\d+)\. (.+(?:\n {3,}.+)*)", section("The way of one caption"), re.MULTILINE)
-    lists = []
-    for number, text in steps:
-        if number == "1":
-            lists.append([])
-        assert int(number) == len(lists[-1]) + 1, text
-        assert len(re.findall(r"\.(?=\s|$)", text)) == 1, f"not one sentence: {text}"
-        lists[-1].append(re.findall(r"`([\w.]+)`\s+\(`([\w/.]+)`\)", text))
-    return lists
-
-
-def called(steps):
-    return {(step[0], callee) for step in steps for callee in step[1:]}
-
-
-def climbing(pairs):
-    """The pairs in which the function that is called lies on a higher floor than the one that calls it."""
-    return {(caller, callee) for caller, callee in pairs if floor_of(callee[1]) > floor_of(caller[1])}
-
-
-def test_the_way_of_a_caption_is_whole_and_never_climbs():
-    captions = (REPOSITORY / "data_sample" / "captions.jsonl").read_text(encoding="utf-8")
-    assert captions.splitlines()[0] == LINE
-    first, second = journeys()
-    for steps in (first, second):
-        known = {steps[0][0]}
-        for caller, *callees in steps:
-            assert caller in known, f"how does the way come to {caller}?"
-            assert callees, f"{caller} calls nothing"
-            known.update(callees)
-        assert all(defined(file, name) for name, file in known)
-        assert not climbing(called(steps))
-    assert {("save_lora", "lora/io.py"), ("atomic_write_bytes", "files.py")} <= {
-        part for step in first for part in step
-    }
-    upwards = (("read_dataset", "data/dataset.py"), ("train_lora", "training/loop.py"))
-    assert climbing({upwards}) == {upwards} and not climbing({upwards[::-1]})
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory):
-    """Train and draw with that one caption through the command; every call inside the package, with full names."""
-    folder = tmp_path_factory.mktemp("way")
-    record, root, calls = json.loads(LINE), f"{PACKAGE}/", set()
-    (folder / "data" / "images").mkdir(parents=True)
-    shutil.copy(REPOSITORY / "data_sample" / "images" / record["file_name"], folder / "data" / "images")
-    (folder / "data" / "captions.jsonl").write_text(LINE + "\n", encoding="utf-8")
-    settings = {
-        "dataset": str(folder / "data"), "output_dir": str(folder / "run"), "resize_mode": "buckets",
-        "caption_orders": 2, "max_train_steps": 1, "batch_size_per_gpu": 2,
-    }  # fmt: skip
-    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-
-    def of_the_package(frame):  # and not of an import, which is the contract's matter
-        return frame.f_code.co_filename.startswith(root) and frame.f_code.co_name != "<module>"
-
-    def name(frame):
-        return frame.f_code.co_qualname, frame.f_code.co_filename.removeprefix(root)
-
-    def watch(frame, event, _):
-        if event == "call" and of_the_package(frame):
-            caller = frame.f_back  # what libraries do in between is theirs
-            while caller is not None and not of_the_package(caller):
-                caller = caller.f_back
-            if caller is not None:
-                calls.add((name(caller), name(frame)))
-
-    lora, picture = folder / "run" / "lora.safetensors", folder / "a.png"
-    draw = ["--prompt", record["text"], "--lora", str(lora), "--out", str(picture), "--steps", "2"]
-    for command in (["train", str(folder / "run.yaml")], ["generate", *draw]):
-        sys.setprofile(watch)
-        try:
-            result = CliRunner().invoke(app, command)
-        finally:
-            sys.setprofile(None)
-        assert result.exit_code == 0, result.output
-    assert lora.is_file() and picture.is_file()
-    return calls
-
-
-def test_the_way_is_the_one_that_a_caption_goes(watched):
-    without_locals = {tuple((name.split(".<locals>")[0], file) for name, file in pair) for pair in watched}
-    first, second = map(called, journeys())
-    never = (first | second) - without_locals
-    assert len(first) > 30 and not never, f"never called: {never}"
-    # What is called from below is a function inside a function: it was handed down. Nothing else is.
-    handed = climbing(watched)
-    assert handed and all(".<locals>." in callee for _, (callee, _) in handed), handed

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 def tiny_inputs():
     return dict(hidden_states=torch.randn(1, 4, 64), encoder_hidden_states=torch.randn(1, 3, 32),
                 timestep=torch.tensor([0.5]), img_shapes=[[(1, 2, 2)]], return_dict=False)
+STEM = "lora_unet_transformer_blocks_0_attn_to_q"
 def kohya_file():
-    stem = "lora_unet_transformer_blocks_0_attn_to_q"
-    save_file({stem + ".lora_down.weight": torch.randn(2, 192), stem + ".lora_up.weight": torch.randn(192, 2),
-               stem + ".alpha": torch.tensor(1.0)}, "kohya.safetensors")
+    torch.manual_seed(0)
+    save_file({STEM + ".lora_down.weight": torch.randn(2, 192), STEM + ".lora_up.weight": torch.randn(192, 2),
+               STEM + ".alpha": torch.tensor(1.0)}, "kohya.safetensors")
     return Path("kohya.safetensors")
 """

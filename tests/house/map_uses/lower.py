@@ -173,12 +173,26 @@ assert (layer.rank, layer.scaling, lora.model.name) == (2, 0.5, "micro")
 with open_tensors(lora.path) as file:
     assert [factor.shape for factor in read_factors(file, layer)] == [(2, 192), (192, 2)]
 """,
-    "lora/files/readers.py": """
+    "lora/files/header.py": """
+from header import TensorFile, open_safely
+with open_safely(kohya_file(), "pt") as file:
+    a = file.get_tensor(STEM + ".lora_down.weight")
+assert (TensorFile(kohya_file()).array(STEM + ".lora_up.weight").shape, a.shape) == ((192, 2), (2, 192))
+""",
+    "lora/files/stock_rules.py": """
 from reading import read_lora
-from readers import ask_comfyui, ask_diffusers
-lora = read_lora(kohya_file())
-assert ask_diffusers(lora).reader.startswith("diffusers") and ask_diffusers(lora).outcome
-assert ask_comfyui(lora).works
+from stock_rules import predict_diffusers
+assert predict_diffusers(read_lora(kohya_file())).works
+""",
+    "lora/files/readers.py": """
+from readers import ask_diffusers
+from reading import read_lora
+assert ask_diffusers(read_lora(kohya_file())).works
+""",
+    "lora/files/comfyui.py": """
+from comfyui import ask_comfyui
+from reading import read_lora
+assert ask_comfyui(read_lora(kohya_file())).works
 """,
     "lora/files/report.py": """
 from report import diagnose
@@ -188,12 +202,15 @@ assert "kohya" in text and "scaling 0.5" in text and "ComfyUI" in text, text
     "lora/files/writing.py": """
 from safetensors.torch import load_file
 from writing import check_target, fix
-source = kohya_file()
-check_target(source, "out.safetensors", "diffusers")
-old, new = load_file(source), load_file(fix(source, "out.safetensors")[0])
-name, stem = "transformer.transformer_blocks.0.attn.to_q", "lora_unet_transformer_blocks_0_attn_to_q"
-product = new[name + ".lora_B.weight"] @ new[name + ".lora_A.weight"]
-assert torch.allclose(product, 0.5 * old[stem + ".lora_up.weight"] @ old[stem + ".lora_down.weight"], atol=1e-5)
+check_target(kohya_file(), "out.safetensors", "diffusers")
+old, new = load_file(kohya_file()), load_file(fix(kohya_file(), "out.safetensors").lora)
+a, b = (new["transformer.transformer_blocks.0.attn.to_q.lora_" + side + ".weight"] for side in "AB")
+assert torch.allclose(b @ a, 0.5 * old[STEM + ".lora_up.weight"] @ old[STEM + ".lora_down.weight"], atol=1e-5)
+""",
+    "lora/fusion/sources.py": """
+from sources import Source, parse_source
+source = parse_source("a.safetensors:0.5")
+assert source == Source(Path("a.safetensors"), 0.5) and source.weight_of("transformer_blocks.0.attn.to_q") == 0.5
 """,
     "lora/fusion/sampling.py": """
 from sampling import composing, switching

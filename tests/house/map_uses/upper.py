@@ -9,6 +9,18 @@ image = open_image("a.png")
 assert image.getpixel((0, 0)) == (255, 255, 255) and image_size("a.png") == image.size == (8, 4)
 assert fit_image(image, (8, 8)).getpixel((0, 0)) == (0, 0, 0)
 """,
+    "data/colour.py": """
+from PIL import Image, ImageCms
+from colour import profile_of, to_srgb
+image = Image.new("RGB", (2, 2), "red")
+assert profile_of(image) is None
+data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+for old, new in ((b"rXYZ", b"----"), (b"gXYZ", b"rXYZ"), (b"----", b"gXYZ")):  # red and green change places
+    data = data.replace(old, new)
+image.info["icc_profile"] = data
+red, green, blue = to_srgb(image, profile_of(image)).getpixel((0, 0))
+assert green > 250 and red < 5 and blue < 5
+""",
     "data/check/duplicates.py": """
 import numpy as np
 from PIL import Image
@@ -56,6 +68,17 @@ tokenizer = tiny_pipeline().tokenizer
 assert count_tokens("the color", tokenizer) == len(tokenizer("the color")["input_ids"])
 assert estimate_tokens("1女孩, 长发") > 4 and check_length("长发") == []
 assert check_length("长" * 3000)[0].rule == "too-long"
+""",
+    "captions/linter.py": """
+from linter import fix, lint
+assert [finding.rule for finding in lint("1女孩，長髮")] == ["fullwidth-punctuation", "traditional-character"]
+assert fix("1女孩，長髮") == ("1女孩, 长发", 2) and lint("1女孩, 长发") == []
+""",
+    "captions/sets.py": """
+from sets import fix_set, lint_set
+captions = ["1女孩, 长发", "1女孩，长发"]
+assert lint_set(captions).findings and not lint_set(captions[:1]).findings
+assert fix_set(captions)[0] == ["1女孩, 长发"] * 2
 """,
     "captions/vocabulary.py": """
 from vocabulary import english
@@ -195,6 +218,13 @@ assert check_stamp(stamped, root=".") == []
 stamped["made_with"]["config"]["seed"] = 1
 assert "edited" in check_stamp(stamped, root=".")[0]
 """,
+    "lab/world/render.py": """
+import numpy as np
+from attributes import sample_scene
+from render import render
+picture = render(sample_scene(np.random.default_rng(0)), 64)
+assert picture.image.shape == (64, 64, 3) and picture.image.std() > 10 and picture.hands.shape == (2, 21, 3)
+""",
     "lab/networks.py": """
 from networks import fit, vary
 torch.manual_seed(0)
@@ -202,15 +232,6 @@ network, x = torch.nn.Linear(1, 1), torch.linspace(-1, 1, 16)[:, None]
 fit(network, lambda: (network(x) - 2 * x).square().mean(), 200, 0.1, say=False)
 assert abs(network.weight.item() - 2) < 0.1 and not network.training
 assert vary(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
-""",
-    "course/tour.py": """
-import nbformat
-from tour import run_tour
-cells = [nbformat.v4.new_markdown_cell("# Sums"), nbformat.v4.new_code_cell("print(40 + 2)")]
-Path("lessons").mkdir()
-nbformat.write(nbformat.v4.new_notebook(cells=cells), "lessons/00_sums.ipynb")
-page = run_tour("out", "lessons").read_text()
-assert "Sums" in page and "42" in page
 """,
     "course/claims.py": """
 from claims import load_claims, to_markdown
