@@ -19,6 +19,8 @@ from torch import nn
 
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, atomic_write_json
+from qwenlab.lora.files import read_lora
+from qwenlab.lora.files.text_encoder import text_encoder_folder
 from qwenlab.lora.layers import lora_layers, lora_state, unwrap_lora
 from qwenlab.model.modulation import replaced_layers
 
@@ -114,12 +116,6 @@ def _peft_config(model: nn.Module) -> dict[str, object]:
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
 
 
-def text_encoder_folder(path: str | Path) -> Path:
-    """The folder beside a LoRA file for the LoRA of the text encoder: a.safetensors -> a-text-encoder."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}-text-encoder")
-
-
 def save_text_encoder_lora(pipeline: QwenImagePipeline, folder: str | Path) -> Path:
     """Write the LoRA injected into the text encoder as a peft folder, which `text_encoder.load_adapter` reads.
 
@@ -162,6 +158,8 @@ def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str =
     path = Path(path)
     shapes, metadata = _read_header(path)
     _check_fits(shapes, pipeline.transformer, path)
+    for doubt in read_lora(path).doubts:  # a FLUX LoRA may have the same names and shapes
+        warnings.warn(f"{path}: {doubt}", stacklevel=2)
     _check_finite(path)
     if text_encoder_folder(path).is_dir() and pipeline.text_encoder is None:
         raise QwenlabError(f"{text_encoder_folder(path)}: the pipeline's text encoder was freed; load it again")

@@ -1,4 +1,4 @@
-"""Adapters that are no pair of factors: LoKr, LoHa and whole differences, as far as their header tells.
+"""What changes a layer: a pair of LoRA factors, LoKr, LoHa, or a whole difference, as far as the header tells.
 
 LoKr is a Kronecker product w1 x w2, LoHa an elementwise product (w1_a w1_b) * (w2_a w2_b) (LyCORIS, 2309.14859); each
 factor of LoKr may itself be a product of two. LoKr's alpha counts only when a factor is such a product.
@@ -18,6 +18,26 @@ from qwenlab.lora.files.layouts import Key
 
 _FACTOR = re.compile(r"\.(lokr|hada)_(?P<name>[wt][12](_[ab])?)")
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The LoRA of one linear layer. a, b: keys in the file; shape (d, k) is the update's.
+
+    scaling: factor of B A that the file means; alpha: as stored, None when nothing stores it. alpha_from: "tensors",
+    "metadata", "adapter_config.json" or "" (nothing). magnitude: key of DoRA's magnitudes, when the file has some.
+    rows: first and last + 1 of the rows of B that are this layer's, when the file has it fused with others.
+    """
+
+    a: Key
+    b: Key
+    rank: int
+    shape: tuple[int, int]
+    alpha: float | None
+    alpha_from: str
+    scaling: float
+    magnitude: Key | None = None
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 
+from qwenlab.lora.files.adapters import Layer
 from qwenlab.lora.files.architecture import without_block
 from qwenlab.lora.files.layouts import Key
 from qwenlab.lora.files.leftovers import ADAPTERS, BIAS, MATRIX, NORM, SET, Group
-from qwenlab.lora.files.reading import Layer, LoraFile
+from qwenlab.lora.files.reading import LoraFile
 from qwenlab.lora.files.verdict import Verdict, named, split_harmless, strength
 
 READER = "ComfyUI (from its source, not executed)"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from qwenlab.errors import QwenlabError
+from qwenlab.lora.files.adapters import Layer
 from qwenlab.lora.files.differences import convert_biases, convert_matrices
 from qwenlab.lora.files.header import Stored, TensorFile, check_finite, lossless
 from qwenlab.lora.files.layouts import stem_in
@@ -22,7 +21,7 @@ from qwenlab.lora.files.leftovers import (
     WHOLE,
     Group,
 )
-from qwenlab.lora.files.reading import Layer, LoraFile
+from qwenlab.lora.files.reading import LoraFile, is_per_output
 
 _COMFYUI_KEEPS = "a LoRA of diffusers has no place for them, --format comfyui keeps them"
 _WHY = {
@@ -95,12 +94,6 @@ def _layer(lora: LoraFile, file: TensorFile, name: str, layer: Layer, layout: st
         else:
             tensors[f"{stem}.dora_scale"] = Stored.of(values.reshape((-1, 1) if outputs else (1, -1)))
     return tensors
-
-
-def is_per_output(lora: LoraFile, layer: Layer) -> bool:
-    """Whether DoRA's magnitudes are one for each output, as peft's, or one for each input, as OneTrainer's default."""
-    shape, outputs = lora.index[layer.magnitude.text][1], lora.index[layer.b.text][1][0]
-    return shape[0] == outputs if len(shape) > 1 else math.prod(shape) == outputs
 
 
 def _check_magnitudes(lora: LoraFile, layout: str) -> None:

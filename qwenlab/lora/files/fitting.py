@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qwenlab.errors import QwenlabError
+from qwenlab.lora.files.adapters import Layer
 from qwenlab.lora.files.architecture import FAMILIES, MODELS, QWEN_IMAGE_21, Family, Model, block_of, kind_in, width_in
 from qwenlab.lora.files.identity import (
     Claim,
@@ -21,9 +21,6 @@ from qwenlab.lora.files.identity import (
 )
 from qwenlab.lora.files.layouts import Key
 
-if TYPE_CHECKING:
-    from qwenlab.lora.files.reading import Layer
-
 _OTHER_MODELS = (
     (r"(single|double)_(stream_)?blocks|single_transformer_blocks|x_embedder|context_embedder|proj_mlp", "FLUX"),
     (r"joint_blocks|(^|[._])ff(_context)?[._]net|norm1(_context)?[._]linear", "FLUX or Stable Diffusion 3"),
@@ -31,6 +28,9 @@ _OTHER_MODELS = (
     (r"blocks[._]\d+[._](cross_attn|self_attn|ffn)", "Wan"),
     (r"noise_refiner|context_refiner|(^|[._])layers[._]\d+[._]attention", "Z-Image or Lumina"),
 )
+
+
+SHARED = "names, width and block numbers"  # with which the doubt begins that other models have them, too
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,10 @@ def doubts_about(
     doubts = doubts_of(claims, fitted.family)
     others = lookalikes(layers, fitted.width)
     if others and not fitted.base:
+        seen = {block_of(name) for name in layers} - {None}
         doubts.append(
-            f"names, width and block numbers are also those of {', '.join(others)}, and nothing in the file says that "
-            "it is Qwen-Image's"
+            f"{SHARED} are also those of {_list(others)}; it has {len(seen)} blocks, {fitted.family.name} has "
+            f"{fitted.blocks}, and nothing in the file says that it is {fitted.family.name}'s"
         )
     if strange := foreign_targets(configuration):
         doubts.append(f"the adapter's configuration names targets that no Qwen-Image has: {_list(strange)}")

@@ -45,6 +45,28 @@ _BY_ROLE = {
 HARMLESS = (ALPHA, *(_BY_ROLE[role] for role in ("optimizer state", "moving average", "bookkeeping")))
 
 
+_LEFT = "--fix leaves them out"
+_ABOUT = {
+    BIAS_OF_LORA: "diffusers adds them, ComfyUI knows them as .diff_b: --fix --format comfyui",
+    MATRIX: "ComfyUI adds them to the weights; --fix makes a LoRA of full rank of each for diffusers, the same update",
+    NORM: "ComfyUI adds them to the norms' weights; a LoRA of diffusers has no place for them, there " + _LEFT,
+    BIAS: "ComfyUI adds them to the biases; --fix makes lora_B.bias of them for diffusers",
+    SET: "ComfyUI does; a LoRA of diffusers has no place for them, there " + _LEFT,
+    RESHAPE: "ComfyUI pads the weights; the model has its own shape then, " + _LEFT,
+    NO_MATRIX: "the modules are Qwen-Image's, but norms or without weights, so that no reader applies a LoRA; " + _LEFT,
+    NO_WEIGHT: "the modules are Qwen-Image's, but have no such weight, so that no reader applies them; " + _LEFT,
+    NO_LAYER: "readers pass over them or refuse the file; " + _LEFT,
+    OTHER_FAMILY: "readers pass over them or refuse the file; " + _LEFT,
+    WHOLE: "weights of the model itself, no update; no reader applies them, " + _LEFT,
+    ALPHA: "they scale nothing; " + _LEFT,
+    MAGNITUDE: "they scale nothing; " + _LEFT,
+    UNKNOWN: "no reader is known for them; " + _LEFT,
+    "trained embeddings": "words of the text encoder, no part of a LoRA; ComfyUI may take the file in its embeddings "
+    "folder, diffusers nowhere; " + _LEFT,
+    **dict.fromkeys(ADAPTERS, "no pair of factors A and B; see the readers"),
+}
+
+
 @dataclass(frozen=True)
 class Group:
     """Keys of one sort. what: the sort, in words."""
@@ -55,6 +77,11 @@ class Group:
     def __str__(self) -> str:
         first, *others = (key.text for key in self.keys)
         return f"{len(self.keys)} {self.what} ({first}{', ...' if others else ''})"
+
+
+def about(group: Group) -> str:
+    """A sentence on what the tensors are and what becomes of them."""
+    return f"{group}: {_ABOUT.get(group.what, 'of no use outside the training; ' + _LEFT)}"
 
 
 def sort_key(key: Key, family: Family) -> str:

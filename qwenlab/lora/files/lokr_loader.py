@@ -18,6 +18,7 @@ from qwenlab.lora.files.architecture import QWEN_IMAGE_21, block_of, kind_in, wi
 from qwenlab.lora.files.header import TensorFile, pack
 from qwenlab.lora.files.layouts import FLAT_PREFIXES
 from qwenlab.lora.files.reading import LoraFile
+from qwenlab.lora.files.stock import quiet
 from qwenlab.lora.files.verdict import short
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ def _samples(lora: LoraFile, lokr: dict[str, Adapter]) -> dict[str, Adapter]:
 
 def _load(lora: LoraFile, file: TensorFile, samples: dict[str, Adapter], prefix: str) -> nn.Module:
     """A transformer into which the stock loader has put the samples."""
-    from qwenlab.lora.files.readers import quiet
-
     keys = [key.text for adapter in samples.values() for key in adapter.keys.values()]
     keys += [key.text for key in lora.alphas if key.layer in samples]
     transformer = _hollow_model(lora, samples)

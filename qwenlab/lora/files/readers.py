@@ -8,18 +8,17 @@ here and nowhere else in this package, when a question is asked.
 from __future__ import annotations
 
 import tempfile
-import warnings
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwenlab.lora.files.adapters import Layer
 from qwenlab.lora.files.architecture import QWEN_IMAGE_21
 from qwenlab.lora.files.header import DTYPES
-from qwenlab.lora.files.leftovers import BIAS_OF_LORA
+from qwenlab.lora.files.leftovers import BIAS_OF_LORA, Group
 from qwenlab.lora.files.lokr_loader import ask_lokr_loader
-from qwenlab.lora.files.reading import Layer, LoraFile, open_tensors
-from qwenlab.lora.files.stock_rules import reader_name
+from qwenlab.lora.files.reading import LoraFile, open_tensors
+from qwenlab.lora.files.stock import quiet, reader_name
 from qwenlab.lora.files.verdict import Verdict, named, short, split_harmless, strength
 
 if TYPE_CHECKING:
@@ -39,7 +38,9 @@ def ask_diffusers(lora: LoraFile) -> Verdict:
         plain = {name: replace(layer, magnitude=None) for name, layer in lora.layers.items()}
         alone = _load_shadow(replace(lora, layers=plain, others=(), text_encoder=()))
         if alone.outcome != "error":
-            cause = named(lora.groups) or "what is in the file besides the factors"
+            magnitudes = [layer.magnitude for layer in lora.layers.values() if layer.magnitude]
+            groups = [*lora.groups, *([Group("magnitudes of DoRA", tuple(magnitudes))] if magnitudes else [])]
+            cause = named(groups) or "the text encoder's part"
             return replace(verdict, detail=f"{verdict.detail}; refused for {cause}; the factors alone: {alone.outcome}")
     if sentence := ask_lokr_loader(lora):
         return replace(verdict, detail=f"{verdict.detail}; {sentence}")
@@ -180,18 +181,3 @@ def _compare(lora: LoraFile, updates: dict, products: dict[str, Tensor]) -> tupl
     if all(abs(factor - 1) <= ROUNDING for factor in factors.values()):
         return "ignores alpha", strength(lora.layers, factors)
     return "wrong scale", strength(lora.layers, factors)
-
-
-@contextmanager
-def quiet():
-    """No warnings and no log of diffusers."""
-    from diffusers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)

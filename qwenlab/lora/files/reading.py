@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwenlab.errors import QwenlabError
-from qwenlab.lora.files.adapters import Adapter, adapter_shapes, read_adapters
+from qwenlab.lora.files.adapters import Adapter, Layer, adapter_shapes, read_adapters
 from qwenlab.lora.files.architecture import Family, Model, block_of
 from qwenlab.lora.files.fitting import check_strangers, doubts_about, fit
 from qwenlab.lora.files.header import DTYPES, TensorFile, open_safely
@@ -30,26 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers' name of the entry with peft's configuration
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The LoRA of one linear layer. a, b: keys in the file; shape (d, k) is the update's.
-
-    scaling: factor of B A that the file means; alpha: as stored, None when nothing stores it. alpha_from: "tensors",
-    "metadata", "adapter_config.json" or "" (nothing). magnitude: key of DoRA's magnitudes, when the file has some.
-    rows: first and last + 1 of the rows of B that are this layer's, when the file has it fused with others.
-    """
-
-    a: Key
-    b: Key
-    rank: int
-    shape: tuple[int, int]
-    alpha: float | None
-    alpha_from: str
-    scaling: float
-    magnitude: Key | None = None
-    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +127,12 @@ def read_factors(file, layer: Layer) -> tuple[Tensor, Tensor]:
     """A (r, k) and B (d, r) of a layer from a file open for torch, in the file's dtype."""
     b = file.get_tensor(layer.b.text)
     return file.get_tensor(layer.a.text), b if layer.rows is None else b[slice(*layer.rows)]
+
+
+def is_per_output(lora: LoraFile, layer: Layer) -> bool:
+    """Whether DoRA's magnitudes are one for each output, as peft's, or one for each input, as OneTrainer's default."""
+    shape, outputs = lora.index[layer.magnitude.text][1], lora.index[layer.b.text][1][0]
+    return shape[0] == outputs if len(shape) > 1 else math.prod(shape) == outputs
 
 
 def _incomplete(others: list[Key], adapters: Mapping[str, Adapter]) -> list[str]:

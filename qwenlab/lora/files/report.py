@@ -11,11 +11,13 @@ import numpy as np
 
 from qwenlab.lora.files.architecture import QWEN_IMAGE, block_of, without_block
 from qwenlab.lora.files.comfyui import ask_comfyui
+from qwenlab.lora.files.fitting import SHARED
 from qwenlab.lora.files.header import DTYPES, TensorFile
-from qwenlab.lora.files.identity import lookalikes
 from qwenlab.lora.files.layouts import PREFIXES, Key
-from qwenlab.lora.files.reading import LoraFile, read_lora
-from qwenlab.lora.files.stock_rules import predict_diffusers, reader_name
+from qwenlab.lora.files.leftovers import about
+from qwenlab.lora.files.reading import LoraFile, is_per_output, read_lora
+from qwenlab.lora.files.stock import reader_name
+from qwenlab.lora.files.stock_rules import predict_diffusers
 from qwenlab.lora.files.text_encoder import can_load
 from qwenlab.lora.files.verdict import Verdict, short
 
@@ -73,12 +75,15 @@ def describe(lora: LoraFile) -> list[tuple[str, str]]:
         ("kind", ", ".join(lora.kinds) or "nothing for the transformer"),
         ("fits", model_text(lora)),
         ("format", format_text(lora)),
+        ("prefix", prefix_text(lora)),
+        ("fused", fused_text(lora)),
         ("ranks", ranks_text(lora)),
         ("alpha", alpha_text(lora)),
+        ("magnitudes", magnitudes_text(lora)),
         ("targets", targets_text(lora)),
         ("dtype", dtype_text(lora)),
         ("text encoder", text_encoder_text(lora)),
-        *(("besides", str(group)) for group in lora.groups),
+        *(("besides", about(group)) for group in lora.groups),
         ("says", "; ".join(f"{key}: {short(lora.metadata[key])}" for key in _HINTS if key in lora.metadata)),
         *(("doubt", short(doubt, 400)) for doubt in lora.doubts),
     ]
@@ -94,29 +99,52 @@ def model_text(lora: LoraFile) -> str:
         return name
     if lora.base:
         return f"{name}; made for {lora.base}, its metadata says"
-    others = lookalikes(lora.layers, lora.width)
-    return f"{name}; Qwen-Image-Edit has the same shapes, the file cannot tell them apart" + (
-        f", and so have {', '.join(others)}" if others else ""
-    )
+    if any(doubt.startswith(SHARED) for doubt in lora.doubts):
+        return f"{name} by names and shapes, but see the doubt"
+    return f"{name}; Qwen-Image-Edit has the same shapes, the file cannot tell them apart"
 
 
 def format_text(lora: LoraFile) -> str:
     """Prefix and factor names with the name of the layout."""
-    layouts = Counter(
-        (layer.a.prefix, layer.a.style, layer.b.style, layer.a.layer if layer.rows else "")
-        for layer in lora.layers.values()
-    )
-    texts = Counter()
-    for (prefix, a, b, fused), count in layouts.items():
-        texts[f"{_layout(prefix)} ({prefix}*{a}, *{b})"] += count
-        if fused:
-            texts[f"fused layers ({without_block(fused)})"] += count
-    prefixes = {key.prefix for key in lora.others if key.place} - {prefix for prefix, *_ in layouts}
-    return "; ".join([*(text for text, _ in texts.most_common()), *(f"{_layout(p)} ({p}*)" for p in sorted(prefixes))])
+    layouts = Counter((layer.a.prefix, layer.a.style, layer.b.style) for layer in lora.layers.values())
+    texts = [f"{_layout(prefix)} ({prefix}*{a}, *{b})" for (prefix, a, b), _ in layouts.most_common()]
+    prefixes = {key.prefix for key in lora.others if key.place} - {prefix for prefix, _, _ in layouts}
+    return "; ".join([*texts, *(f"{_layout(prefix)} ({prefix}*)" for prefix in sorted(prefixes))])
 
 
 def _layout(prefix: str) -> str:
-    return PREFIXES.get(prefix, "unknown prefix before Qwen-Image's layers, no reader takes it off, --fix does")
+    return PREFIXES.get(prefix, "known layers behind an unknown prefix")
+
+
+def prefix_text(lora: LoraFile) -> str:
+    """What stands before the layers' names and belongs to no layout."""
+    keys = [layer.a for layer in lora.layers.values()] + [key for key in lora.others if key.place]
+    unknown = dict.fromkeys(key.prefix for key in keys if key.wrapped)
+    if not unknown:
+        return ""
+    names = ", ".join(map(repr, unknown))
+    return f"{names} is no layout's: diffusers' pipeline and ComfyUI do not take it off, --fix does"
+
+
+def fused_text(lora: LoraFile) -> str:
+    """Layers that share one B, and what they are in the model."""
+    parts = {
+        without_block(layer.a.layer): [without_block(part) for part in layer.a.place.parts]
+        for layer in lora.layers.values()
+        if layer.rows
+    }
+    texts = [f"{name} holds the rows of {', '.join(names)}" for name, names in parts.items()]
+    return f"{'; '.join(texts)}; --fix splits them, exactly" if texts else ""
+
+
+def magnitudes_text(lora: LoraFile) -> str:
+    """DoRA's magnitudes: how many, how they are called, along which axis."""
+    layers = [layer for layer in lora.layers.values() if layer.magnitude]
+    if not layers:
+        return ""
+    names = _distribution(layer.magnitude.style for layer in layers)
+    axis = _distribution("output" if is_per_output(lora, layer) else "input" for layer in layers)
+    return f"{len(layers)} of {len(lora.layers)} layers have magnitudes of DoRA ({names}), one for each {axis}"
 
 
 def ranks_text(lora: LoraFile) -> str:

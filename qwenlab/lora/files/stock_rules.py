@@ -14,6 +14,7 @@ from importlib import metadata
 from qwenlab.lora.files.architecture import QWEN_IMAGE, block_of
 from qwenlab.lora.files.layouts import FLAT_PREFIXES
 from qwenlab.lora.files.reading import ADAPTER_METADATA, LoraFile
+from qwenlab.lora.files.stock import reader_name
 from qwenlab.lora.files.verdict import Verdict
 
 VERSIONS = ("0.42.",)
@@ -34,11 +35,6 @@ _UNUSED = {
     "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "ensure_weight_tying",
 }  # fmt: skip
 _NEUTRAL = (None, False, {}, [], 0)
-
-
-def reader_name() -> str:
-    """ "diffusers 0.42.1": the installed version, without importing it."""
-    return f"diffusers {metadata.version('diffusers')}"
 
 
 def predict_diffusers(lora: LoraFile) -> Verdict | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from qwenlab.lora.files.adapters import Layer
 from qwenlab.lora.files.leftovers import HARMLESS, Group
-from qwenlab.lora.files.reading import Layer
 
 
 @dataclass(frozen=True)

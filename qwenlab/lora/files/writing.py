@@ -44,7 +44,11 @@ def check_format(layout: str) -> None:
 
 def check_readable(lora: LoraFile, layout: str) -> None:
     """Raise QwenlabError when no reader finds the layers of `lora` in a layout."""
-    if layout == "kohya" and lora.family is QWEN_IMAGE_21 and any(".img_mlp." in name for name in lora.layers):
+    if (
+        layout == "kohya"
+        and lora.family is QWEN_IMAGE_21
+        and any(".img_mlp." in name for name in (*lora.layers, *lora.adapters))
+    ):
         raise QwenlabError(
             f"{lora.path}: neither diffusers nor ComfyUI reads Qwen-Image-2.1's MLP in the kohya layout; "
             "use --format diffusers or comfyui"

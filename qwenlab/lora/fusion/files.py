@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -154,8 +155,8 @@ def scaled_pair(file: Any, lora: LoraFile, source: Source, name: str) -> Pair:
 
 
 def read_plain(sources: Sequence[Source], out: Path, layout: str = "diffusers") -> list[LoraFile]:
-    """The headers of plain LoRAs of one model. Raises QwenlabError for others, for an `out` that exists, and for a
-    layout that cannot hold them."""
+    """The headers of plain LoRAs of one model. Raises QwenlabError for others, also for what the metadata alone says is
+    another model's, for an `out` that exists, and for a layout that cannot hold them. Warns of doubts."""
     check_format(layout)
     if not sources:
         raise QwenlabError("give at least one LoRA file, such as style.safetensors:0.8")
@@ -165,10 +166,15 @@ def read_plain(sources: Sequence[Source], out: Path, layout: str = "diffusers") 
         raise QwenlabError(f"--out {out}: exists already and is never overwritten; give a new name")
     loras = [read_lora(source.path) for source in sources]
     for lora in loras:
+        for doubt in lora.doubts:
+            warnings.warn(f"{lora.path}: {doubt}", stacklevel=3)
         check_readable(lora, layout)
         kinds = [kind for kind in lora.kinds if kind != "LoRA"]
         if kinds:
-            raise QwenlabError(f"{lora.path}: {kinds[0]} cannot be fused, only plain LoRA{_named(_not_plain(lora))}")
+            raise QwenlabError(
+                f"{lora.path}: {kinds[0]} cannot be fused, only plain LoRA{_named(_not_plain(lora))}; for what can be "
+                f"kept: qwenlab doctor {lora.path} --fix NEW.safetensors"
+            )
         if lora.text_encoder:
             raise QwenlabError(
                 f"{lora.path}: holds tensors for the text encoder ({lora.text_encoder[0].text}); split the file first: "
@@ -184,6 +190,10 @@ def read_plain(sources: Sequence[Source], out: Path, layout: str = "diffusers") 
             first = loras[0].layers.get(name)
             if first and first.shape != layer.shape:
                 raise QwenlabError(f"{lora.path}: {name} is {layer.shape}, in {loras[0].path} {first.shape}")
+    bases = {lora.base: str(lora.path) for lora in loras if lora.base}
+    if len(bases) > 1:
+        made = ", ".join(f"{path} for {base}" for base, path in bases.items())
+        warnings.warn(f"the metadata names variants of one model ({made}); look at what comes out", stacklevel=3)
     return loras
 
 
