@@ -110,12 +110,18 @@ class ImageTable:
     width: int | None = None
 
     def __str__(self) -> str:
+        if len(self.captions) == 1:
+            return f"{self.alt}\n{self.captions[0]}"
         return "\n".join([self.alt, *(f"{number}. {text}" for number, text in enumerate(self.captions, 1))])
 
     def to_html(self) -> str:
         """Description and captions as HTML."""
-        items = "".join(f"<li>{html.escape(text)}</li>" for text in self.captions)
-        listed = f'<ol style="font-size: 90%">{items}</ol>' if items else ""
+        items = [html.escape(text) for text in self.captions]
+        listed = ""
+        if len(items) == 1:
+            listed = f'<p style="font-size: 90%">{items[0]}</p>'
+        elif items:
+            listed = f'<ol style="font-size: 90%">{"".join(f"<li>{item}</li>" for item in items)}</ol>'
         return f'<p style="font-size: 90%"><em>{html.escape(self.alt)}</em></p>{listed}'
 
     def _ipython_display_(self) -> None:
@@ -140,7 +146,7 @@ def image_table(
     """Show pictures in a notebook with a description, captions in any script, and heads of columns and rows.
 
     alt: one sentence that says what the pictures show (required); it stands below them.
-    captions: one for each picture, or one for each row of the grid; the grid then carries the numbers of the list.
+    captions: one for each picture, or one for each row of the grid; of several the grid carries the numbers.
     heads, rows: Latin texts over the columns and left of the rows, such as ("base", "LoRA").
     Pictures of at most 256 pixels are shown at twice their size where the page has room. Raises ValueError when the
     counts do not fit.
@@ -150,12 +156,11 @@ def image_table(
     columns = columns or (len(heads) if heads else min(8, len(images)))
     count = -(-len(images) // columns)
     labels = None
-    if captions and len(captions) == len(images):
-        labels = [str(number) for number in range(1, len(images) + 1)]
-    elif captions and len(captions) == count:
-        labels = [str(index // columns + 1) for index in range(len(images))]
-    elif captions:
+    if captions and len(captions) not in (len(images), count):
         raise ValueError(f"{len(captions)} captions for {len(images)} pictures in {count} rows")
+    if len(captions) > 1:
+        each = len(captions) == len(images)
+        labels = [str(index + 1 if each else index // columns + 1) for index in range(len(images))]
     sheet = grid(images, labels, columns, heads, rows)
     small = max(max(image.size) for image in images) <= _SMALL
     width = min(2 * sheet.width, _WIDE) if small and sheet.width < _WIDE else None

@@ -64,6 +64,13 @@ def test_table_shows_picture_with_alt_text_then_captions(pictures, shown):
     assert captions["text/plain"].splitlines() == ["Six colours.", "1. 双马尾 & <b>", "2. 短发", "3. 长发"]
 
 
+def test_one_caption_needs_no_number(pictures, shown):
+    table = image_table(pictures[:3], ["双马尾"], alt="Three colours.")
+    table._ipython_display_()
+    assert shown[1][0]["text/plain"] == "Three colours.\n双马尾" and "<ol" not in shown[1][0]["text/html"]
+    assert table.sheet.size == image_table(pictures[:3], alt="Three colours.").sheet.size, "no line for numbers"
+
+
 def test_the_description_is_visible_without_captions_too(pictures, shown):
     image_table(pictures, alt="Six & more.")._ipython_display_()
     _, (words, _) = shown
