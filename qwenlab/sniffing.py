@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 #: What people call an encoding -> Python's codec.
 ENCODINGS = {
-    "GB18030": "gb18030", "Big5": "cp950", "Shift JIS": "cp932", "EUC-JP": "euc_jp", "EUC-KR": "cp949",
+    "GB18030 (GBK)": "gb18030", "Big5": "cp950", "Shift JIS": "cp932", "EUC-JP": "euc_jp", "EUC-KR": "cp949",
     "Windows-1252": "cp1252", "Windows-1250": "cp1250", "Windows-1251": "cp1251", "Windows-1253": "cp1253",
     "Windows-1254": "cp1254", "KOI8-R": "koi8_r",
 }  # fmt: skip

@@ -19,7 +19,7 @@ _ALPHABETS = {
     "Windows-1250": "cp1250",
 }  # fmt: skip
 _CP1252 = frozenset(bytes(range(256)).decode("cp1252", "ignore"))
-_EAST_ASIAN = {"GB18030": "gb18030", "Big5": "cp950", "Shift JIS": "cp932", "EUC-KR": "cp949"}
+_EAST_ASIAN = {"GB18030 (GBK)": "gb18030", "Big5": "cp950", "Shift JIS": "cp932", "EUC-KR": "cp949"}
 
 
 class Garbled(NamedTuple):

@@ -44,7 +44,7 @@ def codec_named(name: str) -> str:
             "a".encode(codec)
         return codec
     except (LookupError, UnicodeError, TypeError):
-        known = ", ".join(label.replace(" ", "-") for label in ENCODINGS)
+        known = ", ".join(sorted(ENCODINGS.values()))
         raise QwenlabError(f"--encoding {name}: no such encoding; give one such as {known}") from None
 
 

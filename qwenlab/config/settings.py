@@ -1,4 +1,4 @@
-"""The training configuration: one dataclass, read from YAML, in which a misspelt key is an error."""
+"""The settings of a training run: one dataclass, in which an impossible value is an error."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import types
 import typing
-from collections.abc import Mapping
+import unicodedata
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from qwenlab.errors import QwenlabError
 
@@ -161,7 +158,7 @@ class TrainConfig:
             value = getattr(self, name)
             for item in value if isinstance(value, list) else [value]:
                 if item not in choices:
-                    raise QwenlabError(f"{name}: {item!r} is not {_one_of(choices)}{_nearest(item, choices)}")
+                    raise QwenlabError(f"{name}: {item!r} is not {_one_of(choices)}{nearest(item, choices)}")
         if self.resolution % 16:
             raise QwenlabError(f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)")
         if self.preview_every_n_steps and not self.preview_prompts:
@@ -210,77 +207,11 @@ class TrainConfig:
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_config(path: str | Path) -> TrainConfig:
-    """Read a YAML file into a TrainConfig. Keys may stand at the top or in the sections of `SECTIONS`.
-
-    Raises QwenlabError (one line, with the file) for a missing or broken file, an unknown or repeated key
-    with the nearest valid name, a value of the wrong type, an impossible value.
-    """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise QwenlabError(f"{path}: no such configuration file; see configs/ for examples")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise QwenlabError(f"{path}{line}: not YAML ({getattr(error, 'problem', None) or error})") from error
-    try:
-        return config_from_mapping(content)
-    except QwenlabError as error:
-        raise QwenlabError(f"{path}: {error}") from error
-
-
-def config_from_mapping(content: Any) -> TrainConfig:
-    """A TrainConfig from nested or flat settings; raises as `read_config` does, without a file name."""
-    if not isinstance(content, Mapping):
-        raise QwenlabError("holds no settings; write lines such as 'max_train_steps: 600'")
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if key in SECTIONS and not isinstance(value, Mapping):
-            raise QwenlabError(f"{key}: is a section; indent its settings below it")
-        for name, item in value.items() if key in SECTIONS else [(key, value)]:
-            if name in flat:
-                raise QwenlabError(f"{name}: is set twice; delete one")
-            flat[name] = item
-    types_of = typing.get_type_hints(TrainConfig)
-    for name in flat:
-        if name in ELSEWHERE:
-            raise QwenlabError(f"{name}: is written {ELSEWHERE[name]}")
-        if name not in types_of:
-            raise QwenlabError(f"{name}: unknown key{_nearest(str(name), [*types_of, *SECTIONS])}")
-    return TrainConfig(**{name: _convert(name, value, types_of[name]) for name, value in flat.items()})
-
-
-def _convert(name: str, value: Any, wanted: Any) -> Any:
-    """Check a YAML value against a field's type, allowing what YAML writers mean."""
-    if typing.get_origin(wanted) is dict:
-        if isinstance(value, Mapping) and all(type(n) is int for pair in value.items() for n in pair):
-            return dict(value)
-        raise QwenlabError(f"{name}: {value!r} must be steps and ranks, such as {{267: 12, 533: 8}}")
-    if isinstance(wanted, types.GenericAlias):  # list[str]: a single name will do
-        items = value if isinstance(value, list) else [value]
-        if all(isinstance(item, str) for item in items):
-            return items
-    elif wanted is float:
-        try:  # YAML 1.1 reads 8e-6, without a dot, as a text
-            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
-        except ValueError:
-            number = None
-        if number is not None and abs(number) < float("inf"):
-            return number
-    elif type(value) is wanted:
-        return value
-    expected = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    raise QwenlabError(f"{name}: {value!r} must be {expected.get(wanted, 'a list of texts')}")
-
-
 def _one_of(choices: typing.Sequence[str]) -> str:
     return "one of " + ", ".join(choices)
 
 
-def _nearest(name: str, choices: typing.Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+def nearest(name: str, choices: typing.Sequence[str]) -> str:
+    """ "; did you mean ...?" with the choice that is most like a name, "" when none is."""
+    close = difflib.get_close_matches(unicodedata.normalize("NFKC", name), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
