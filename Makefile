@@ -12,7 +12,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 .PHONY: lab test clean
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab $(AS_ROOT) --config=docs/jupyterlab/config.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
