@@ -83,6 +83,7 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,  # time stamps would change with every run
         store_widget_state=False,  # widget state breaks the display of notebooks on code-hosting sites
+        coalesce_streams=True,  # a progress bar leaves its last state, and not one line for each
         on_cell_start=started,
         on_cell_executed=lambda **_: on_cell(),
     )

@@ -51,6 +51,14 @@ def test_tour_names_notebook_and_cell_of_a_failure_and_keeps_the_copy(tmp_path):
     assert not (out / "qwenlab.html").exists()
 
 
+def test_of_a_progress_bar_the_last_state_stays(tmp_path):
+    bar = "import time\nfor k in range(3):\n    print(f'\\r{k} of 2', end='', flush=True)\n    time.sleep(0.3)\nprint()"
+    write(tmp_path, "00_first.ipynb", new_markdown_cell("# First"), new_code_cell(bar))
+    run_tour(tmp_path / "build", tmp_path)
+    (output,) = nbformat.read(tmp_path / "build/notebooks/00_first.ipynb", as_version=4).cells[1].outputs
+    assert output.text.strip() == "2 of 2"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_stops_the_tour_and_keeps_the_copy(tmp_path):
     source, out = tmp_path / "notebooks", tmp_path / "build"
