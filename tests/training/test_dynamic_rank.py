@@ -22,6 +22,7 @@ from qwenlab.model.generation import generate
 from qwenlab.training import encode_dataset, held_out_loss, train_lora
 from qwenlab.training.rank_changes import change_due, rate_factor, step_prefix
 from tests.tiny import SIZE, tiny_pipeline
+from tests.training.resuming import crash_and_resume, same_bits
 
 
 def filled(model, scale=0.3, seed=0):
@@ -169,17 +170,9 @@ def ranks_of(path):
 def test_a_crashed_run_goes_on_to_the_same_bits(config, tmp_path, changes, crash):
     config = replace(config, **changes)
     whole = train(replace(config, output_dir=str(tmp_path / "whole")))
-
-    def stop(step, loss):
-        if step == crash:
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        train(config, on_step=stop)
-    result = train(config, resume=True)
+    result = crash_and_resume(train, config, crash)
     assert result.losses == whole.losses
-    first, second = load_file(whole.lora_path), load_file(result.lora_path)
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_bits(whole.lora_path, result.lora_path)
     if changes == {"rank_schedule": {3: 6, 6: 2}}:
         assert ranks_of(whole.lora_path) == {2} and ranks_of(tmp_path / "whole/checkpoint-000004.safetensors") == {6}
     elif "rank_by_energy" in changes:

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
 
 from qwenlab.config import TrainConfig
 from qwenlab.errors import QwenlabError
 from qwenlab.training import train_lora
 from qwenlab.training.run import STATE_FILE
 from tests.tiny import SIZE, tiny_pipeline
+from tests.training.resuming import Crash, crash_and_resume, crash_at, same_bits
 
 # A process that stays clean and warm forks the runs, so that ten of them start in no time.
 PROGRAM = """
@@ -69,23 +68,6 @@ def train(config, **options):
     return train_lora(tiny_pipeline(), config, progress=False, **options)
 
 
-def same_bits(first: Path, second: Path) -> bool:
-    a, b = load_file(first), load_file(second)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-class Crash(Exception):
-    pass
-
-
-def crash_at(step):
-    def on_step(now, loss):
-        if now == step:
-            raise Crash
-
-    return on_step
-
-
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 def test_a_crashed_run_goes_on_to_the_same_bits(config, tmp_path, optimizer):
     config = replace(config, optimizer=optimizer)
@@ -114,9 +96,7 @@ def test_validation_is_carried_over(config, tmp_path):
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((SIZE, SIZE)).save(path)
     config = replace(config, validation_share=0.4, validate_every_n_steps=2)
     whole = train(replace(config, output_dir=str(tmp_path / "whole")))
-    with pytest.raises(Crash):
-        train(config, on_step=crash_at(5))
-    assert train(config, resume=True).validation == whole.validation
+    assert crash_and_resume(train, config, 5).validation == whole.validation
     assert list(whole.validation) == [0, 2, 4, 6]
 
 

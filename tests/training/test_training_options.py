@@ -23,6 +23,7 @@ from qwenlab.training.observers import Observer
 from qwenlab.training.runtime import make_accelerator
 from qwenlab.training.training_set import mask_path, token_weights
 from tests.tiny import SIZE, tiny_pipeline
+from tests.training.resuming import crash_and_resume, same_bits
 
 
 @pytest.fixture
@@ -58,18 +59,9 @@ def test_a_ratio_is_a_factor_of_the_rate(config):
 
 def test_prodigy_finds_a_rate_and_resumes_with_it(config):
     config = replace(config, optimizer="prodigy", learning_rate=1.0, max_train_steps=8, save_every_n_steps=4)
-    whole = train(elsewhere(config, "whole"))
-
-    def crash(step, loss):
-        if step == 6:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(config, on_step=crash)
-    resumed = train(config, resume=True)
+    whole, resumed = train(elsewhere(config, "whole")), crash_and_resume(train, config, 6)
     assert resumed.losses == whole.losses
-    a, b = load_file(whole.lora_path), load_file(resumed.lora_path)
-    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert same_bits(whole.lora_path, resumed.lora_path)
 
 
 def test_a_missing_optimizer_package_is_one_line(config, monkeypatch):
@@ -247,20 +239,11 @@ def test_a_text_encoder_lora_learns_is_saved_and_loaded_the_stock_way(config):
 
 def test_the_text_encoder_lora_resumes_to_the_same_bits(config):
     config = replace(config, text_encoder_rank=2, save_every_n_steps=2)
-    whole = train(elsewhere(config, "whole"))
-
-    def crash(step, loss):
-        if step == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(config, on_step=crash)
-    resumed = train(config, resume=True)
+    whole, resumed = train(elsewhere(config, "whole")), crash_and_resume(train, config, 3)
     assert resumed.losses == whole.losses
     for path in ("", "-text-encoder/adapter_model"):
         name = f"lora{path}.safetensors"
-        a, b = (load_file(result.lora_path.parent / name) for result in (whole, resumed))
-        assert all(torch.equal(a[key], b[key]) for key in a)
+        assert same_bits(whole.lora_path.parent / name, resumed.lora_path.parent / name)
 
 
 def test_embeddings_with_gradients_are_those_of_the_cache(pipeline, config):
