@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from qwenlab.files import atomic_write_bytes
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -49,3 +53,37 @@ def fit(
         if say and step % 100 == 0:
             print(f"step {step}: loss {mean:.5f}, {(time.monotonic() - started) / step:.2f} s a step", flush=True)
     return network.eval()
+
+
+def fit_squares(
+    network: N,
+    sources: Sequence[tuple[Sequence[Tensor], int]],
+    loss: Callable[..., Tensor],
+    steps: int,
+    rate: float,
+    *,
+    clip: float | None = None,
+    say: bool = True,
+) -> N:
+    """`fit` to labelled squares: varied, and mirrored in half of the steps.
+
+    sources: tensors with a row for each example, the first of which are squares (N, 3, S, S) in [-1, 1], and how many
+        rows of them a step draws.
+    loss: called with what the network says of the squares drawn and with the other tensors' rows.
+    """
+
+    def loss_of_step() -> Tensor:
+        drawn = [(tensors, torch.randint(len(tensors[0]), (count,))) for tensors, count in sources]
+        parts = zip(*([tensor[rows] for tensor in tensors] for tensors, rows in drawn), strict=True)
+        shown, *labels = map(torch.cat, parts)
+        shown = vary(shown, 0.3, 0.04)
+        if torch.rand(()) < 0.5:
+            shown = shown.flip(3)
+        return loss(network(shown), *labels)
+
+    return fit(network, loss_of_step, steps, rate, clip=clip, say=say)
+
+
+def save_half(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a `state_dict` as bfloat16 to a safetensors file."""
+    atomic_write_bytes(path, save({name: value.bfloat16().contiguous() for name, value in weights.items()}))

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from qwenlab.data.regions import Region, feet_region, hand_region
-from qwenlab.files import atomic_write_bytes
 from qwenlab.hands.finder import KINDS, SIZE, STRIDE, UNIT, WEIGHTS, Finder, peaks
 from qwenlab.lab import world
-from qwenlab.lab.networks import fit, vary
+from qwenlab.lab.micro.round_trip import blur_a_third, load_vae
+from qwenlab.lab.networks import fit, save_half, vary
+from qwenlab.model.micro_weights import MICRO_WEIGHTS
 
 SEED = 41  # of the pictures; no other part of the package draws from it
 CELLS = SIZE // STRIDE
@@ -97,10 +98,7 @@ def train(steps: int, batch: int, count: int, vae: object | None, say: bool = Tr
     network = Finder()
     pictures, maps, _ = examples(np.random.default_rng(SEED), count)
     if vae is not None:
-        with torch.no_grad():
-            for start in range(0, count // 3, 64):
-                part = slice(start, start + 64)
-                pictures[part] = vae.decode(vae.encode(pictures[part, :, None]).latent_dist.mode()).sample[:, :, 0]
+        blur_a_third(pictures, vae)
 
     def loss_of_step() -> Tensor:
         rows = torch.randint(count, (batch,))
@@ -141,11 +139,6 @@ def detection_rates(network: Finder, seed: int = SEED + 1, count: int = 500) -> 
 
 
 def main() -> None:
-    from safetensors.torch import save
-
-    from qwenlab.lab.micro.round_trip import load_vae
-    from qwenlab.model.micro_weights import MICRO_WEIGHTS
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=32)
@@ -155,9 +148,7 @@ def main() -> None:
     network = train(options.steps, options.batch, options.pictures, load_vae(MICRO_WEIGHTS))
     for name, share in detection_rates(network).items():
         print(f"{name}: {share:.1%}")
-    tensors = {name: value.bfloat16().contiguous() for name, value in network.state_dict().items()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(options.out, save(tensors))
+    save_half(options.out, network.state_dict())
 
 
 if __name__ == "__main__":

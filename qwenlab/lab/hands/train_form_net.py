@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +21,16 @@ from PIL import Image
 from torch import Tensor
 
 from qwenlab.data.regions import Region, feet_region, hand_region, inexact
-from qwenlab.files import REPOSITORY, atomic_write_bytes
+from qwenlab.files import REPOSITORY
 from qwenlab.hands.finder import KINDS
 from qwenlab.hands.form_net import SEEN, SIDE, WEIGHTS, FormNet, load_form_net
 from qwenlab.hands.squares import as_tensor, cut
 from qwenlab.lab import world
 from qwenlab.lab.hands.melt import melt
 from qwenlab.lab.hands.redrawn import redrawn_feet
-from qwenlab.lab.networks import fit, vary
+from qwenlab.lab.micro.round_trip import load_vae, round_trip
+from qwenlab.lab.networks import fit_squares, save_half
+from qwenlab.model.micro_weights import MICRO_WEIGHTS
 
 SEED = 47  # of the pictures and the network
 LABELS = REPOSITORY / "benchmarks" / "hands" / "data" / "feet_labels"
@@ -65,12 +66,7 @@ def examples(rng: np.random.Generator, count: int, vae: object | None) -> tuple[
     images, found = zip(*(draw(rng) for _ in range(count)), strict=True)
     images = list(images)
     if vae is not None:
-        with torch.inference_mode():
-            for start in range(0, count // 2, 16):
-                part = torch.from_numpy(np.stack(images[start : start + 16])).permute(0, 3, 1, 2).float() / 127.5 - 1
-                decoded = vae.decode(vae.encode(part[:, :, None]).latent_dist.mode()).sample[:, :, 0]
-                whole = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-                images[start : start + 16] = list(whole)
+        images[: count // 2] = round_trip(np.stack(images[: count // 2]), vae)
     squares, kinds, right = [], [], []
     for image, here in zip(images, found, strict=True):
         for region, well_formed in here:
@@ -108,14 +104,7 @@ def labelled_feet(
 def train(data: tuple[Tensor, Tensor, Tensor], steps: int, batch: int = 64, say: bool = True) -> FormNet:
     """Train a network from nothing; prints its progress every 100 steps."""
     torch.manual_seed(SEED)
-    network = FormNet()
-    squares, kinds, right = data
-
-    def draw_rows() -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.randint(len(squares), (batch,))
-        return squares[rows], kinds[rows], right[rows]
-
-    return _fit(network, draw_rows, steps, 2e-3, say)
+    return fit_squares(FormNet(), [(data, batch)], form_loss, steps, 2e-3, say=say)
 
 
 def train_further(
@@ -128,29 +117,15 @@ def train_further(
 ) -> FormNet:
     """Go on with 32 labelled and 24 redrawn feet in a step, beside 32 drawings, lest hands are forgotten."""
     torch.manual_seed(SEED)
-
-    def draw_rows() -> tuple[Tensor, Tensor, Tensor]:
-        rows = torch.randint(len(data[0]), (32,))
-        parts = [tuple(part[rows] for part in data)]
-        for (squares, right), count in ((feet, 32), (redrawn, 24)):
-            rows = torch.randint(len(squares), (count,))
-            parts.append((squares[rows], torch.full((count,), KINDS.index("feet")), right[rows]))
-        return tuple(torch.cat(same) for same in zip(*parts, strict=True))
-
-    return _fit(network.requires_grad_(True), draw_rows, steps, 5e-4, say)
+    sources = [(data, 32)]
+    for (squares, right), count in ((feet, 32), (redrawn, 24)):
+        sources.append(((squares, torch.full((len(squares),), KINDS.index("feet")), right), count))
+    return fit_squares(network.requires_grad_(True), sources, form_loss, steps, 5e-4, say=say)
 
 
-def _fit(
-    network: FormNet, draw_rows: Callable[[], tuple[Tensor, Tensor, Tensor]], steps: int, rate: float, say: bool
-) -> FormNet:
-    def loss_of_step() -> Tensor:
-        shown, kinds, right = draw_rows()
-        shown = vary(shown, 0.3, 0.04)
-        if torch.rand(()) < 0.5:
-            shown = shown.flip(3)
-        return F.binary_cross_entropy_with_logits(network(shown).gather(1, kinds[:, None])[:, 0], right)
-
-    return fit(network, loss_of_step, steps, rate, say=say)
+def form_loss(logits: Tensor, kinds: Tensor, right: Tensor) -> Tensor:
+    """Logits (N, 2) of hands and feet, kinds (N,) and whether they are right (N,): binary cross-entropy."""
+    return F.binary_cross_entropy_with_logits(logits.gather(1, kinds[:, None])[:, 0], right)
 
 
 @torch.no_grad()
@@ -163,11 +138,6 @@ def accuracy(network: FormNet, data: tuple[Tensor, Tensor, Tensor]) -> dict[str,
 
 
 def main() -> None:
-    from safetensors.torch import save
-
-    from qwenlab.lab.micro.round_trip import load_vae
-    from qwenlab.model.micro_weights import MICRO_WEIGHTS
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=1200)
@@ -186,8 +156,7 @@ def main() -> None:
         network = train_further(network, data, feet, redrawn, options.further)
     for kind, share in accuracy(network, examples(np.random.default_rng(SEED + 1), 600, vae)).items():
         print(f"{kind}: {share:.1%} are told right from wrong")
-    tensors = {name: value.bfloat16().contiguous() for name, value in network.state_dict().items()}
-    atomic_write_bytes(options.out, save(tensors))
+    save_half(options.out, network.state_dict())
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from qwenlab.data.regions import regions
-from qwenlab.files import atomic_write_bytes
 from qwenlab.hands.pose_net import CROP, JOINTS, WEIGHTS, PoseNet, heat_targets, joint_positions
 from qwenlab.lab import world
-from qwenlab.lab.networks import fit, vary
+from qwenlab.lab.micro.round_trip import blur_a_third, load_vae
+from qwenlab.lab.networks import fit, save_half, vary
 from qwenlab.lab.world.keypoints import of_picture
+from qwenlab.model.micro_weights import MICRO_WEIGHTS
 
 SEED = 31  # of the pictures; no other part of the package draws from it
 SIZE = 128
@@ -62,11 +63,7 @@ def train(steps: int, batch: int, vae: object | None, say: bool = True) -> PoseN
     network = PoseNet()
     crops, labels = examples(rng, 8000)
     if vae is not None:
-        with torch.no_grad():
-            for start in range(0, len(crops) // 3, 64):
-                part = slice(start, start + 64)
-                latents = vae.encode(crops[part, :, None]).latent_dist.mode()
-                crops[part] = vae.decode(latents).sample[:, :, 0]
+        blur_a_third(crops, vae)
     targets = heat_targets(labels)
 
     def loss_of_step() -> Tensor:
@@ -88,11 +85,6 @@ def joint_error(network: PoseNet, seed: int = SEED + 1, count: int = 500) -> flo
 
 
 def main() -> None:
-    from safetensors.torch import save
-
-    from qwenlab.lab.micro.round_trip import load_vae
-    from qwenlab.model.micro_weights import MICRO_WEIGHTS
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=48)
@@ -100,9 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     network = train(options.steps, options.batch, load_vae(MICRO_WEIGHTS))
     print(f"joints are off by {joint_error(network):.2f} pixels on average")
-    tensors = {name: value.bfloat16().contiguous() for name, value in network.state_dict().items()}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_bytes(options.out, save(tensors))
+    save_half(options.out, network.state_dict())
 
 
 if __name__ == "__main__":

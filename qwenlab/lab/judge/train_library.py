@@ -17,13 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwenlab.files import atomic_write_bytes, atomic_write_json
+from qwenlab.files import atomic_write_json
 from qwenlab.lab import world
 from qwenlab.lab.judge.augment import weather
 from qwenlab.lab.judge.library import OTHER, READ, WEIGHTS, LibraryJudge, LibraryNet
-from qwenlab.lab.networks import fit
+from qwenlab.lab.micro.round_trip import load_vae, round_trip
+from qwenlab.lab.networks import fit, save_half
 from qwenlab.lab.results import stamp_result
 from qwenlab.lab.world.library import CHARACTERS, LIBRARY_STYLES, library_scene
+from qwenlab.model.micro_weights import MICRO_WEIGHTS
 
 SEED = 61
 
@@ -50,8 +52,6 @@ def pictures(count: int, seed: int, vae: object | None, share: float = 0.5) -> t
     scenes, truths = zip(*(labelled_scene(rng) for _ in range(count)), strict=True)
     images = np.stack([world.render(scene, 128).image for scene in scenes])
     if vae is not None:
-        from qwenlab.lab.micro.round_trip import round_trip
-
         part = int(count * share)
         images[:part] = round_trip(images[:part], vae)
     return images, list(truths)
@@ -87,11 +87,6 @@ def agreement(judge: LibraryJudge, images: np.ndarray, truths: list[dict[str, st
 
 
 def main() -> None:
-    from safetensors.torch import save
-
-    from qwenlab.lab.micro.round_trip import load_vae
-    from qwenlab.model.micro_weights import MICRO_WEIGHTS
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=1000)
@@ -99,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     vae = load_vae(MICRO_WEIGHTS)
     network = train(*pictures(options.pictures, SEED, vae), options.steps)
-    atomic_write_bytes(options.out, save({n: v.bfloat16().contiguous() for n, v in network.state_dict().items()}))
+    save_half(options.out, network.state_dict())
     network.load_state_dict({n: v.bfloat16().float() for n, v in network.state_dict().items()})
     result = {"after the VAE": agreement(LibraryJudge(network.eval()), *pictures(1000, SEED + 1, vae, share=1.0))}
     print(result)

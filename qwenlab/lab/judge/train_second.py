@@ -12,7 +12,7 @@ from; LoRAs of other seeds drew them, of the same prompts and from the same nois
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from qwenlab.data.regions import Region, feet_region, hand_region, inexact
-from qwenlab.files import REPOSITORY, atomic_write_bytes
+from qwenlab.files import REPOSITORY
 from qwenlab.hands.squares import as_tensor, cut
 from qwenlab.lab import world
 from qwenlab.lab.hands.melt import melt
@@ -31,11 +31,14 @@ from qwenlab.lab.hands.train_form_net import labelled_feet
 from qwenlab.lab.judge.examples import IGNORE, NONE, draw_scene, feet_label, hand_label, third_foot_hidden
 from qwenlab.lab.judge.networks import FEET_CLASSES, HAND_CLASSES
 from qwenlab.lab.judge.second import CLASSES, CONTEXT, SIDE, WEIGHTS, SquareNet, load_second_judge
-from qwenlab.lab.networks import fit, vary
+from qwenlab.lab.micro.round_trip import load_vae, round_trip
+from qwenlab.lab.networks import fit_squares, save_half
+from qwenlab.model.micro_weights import MICRO_WEIGHTS
 
 SEED = 53  # of the pictures and of the networks
 SPOILT = 1 / 3  # of the pictures
 LABELS = REPOSITORY / "benchmarks" / "hands" / "data" / "feet_labels_judge"
+LOSS = partial(F.cross_entropy, label_smoothing=0.05)
 
 
 def labelled(index: int, seed: int) -> tuple[np.ndarray, list[tuple[Region, str, int]]]:
@@ -63,8 +66,6 @@ def squares(count: int, seed: int, vae: object | None, share: float = 0.5) -> di
     images, regions = zip(*(labelled(k, seed) for k in range(count)), strict=True)
     pictures = [Image.fromarray(image) for image in images]
     if vae is not None:
-        from qwenlab.lab.micro.round_trip import round_trip
-
         through = round_trip(np.stack(images[: int(count * share)]), vae)
         pictures[: len(through)] = [Image.fromarray(image) for image in through]
     found: dict[str, tuple[list, list]] = {kind: ([], []) for kind in CLASSES}
@@ -78,14 +79,7 @@ def squares(count: int, seed: int, vae: object | None, share: float = 0.5) -> di
 def train(data: tuple[Tensor, Tensor], classes: int, steps: int, batch: int = 64, say: bool = True) -> SquareNet:
     """Train one network from nothing; prints its progress every 100 steps."""
     torch.manual_seed(SEED)
-    network = SquareNet(classes)
-    cuts, labels = data
-
-    def draw_rows() -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(cuts), (batch,))
-        return cuts[rows], labels[rows]
-
-    return _fit(network, draw_rows, steps, 1e-3, say)
+    return fit_squares(SquareNet(classes), [(data, batch)], LOSS, steps, 1e-3, clip=1.0, say=say)
 
 
 def train_further(
@@ -101,25 +95,7 @@ def train_further(
     right, wrong = CLASSES["feet"].index("2"), CLASSES["feet"].index("ill-formed")
     sources = [(drawn, 16)]
     sources += [((cuts, torch.where(good > 0.5, right, wrong)), n) for (cuts, good), n in ((feet, 40), (redrawn, 24))]
-
-    def draw_rows() -> tuple[Tensor, Tensor]:
-        picks = [(source, torch.randint(len(source[0]), (count,))) for source, count in sources]
-        return tuple(torch.cat([source[k][rows] for source, rows in picks]) for k in (0, 1))
-
-    return _fit(network, draw_rows, steps, 3e-4, say)
-
-
-def _fit(
-    network: SquareNet, draw_rows: Callable[[], tuple[Tensor, Tensor]], steps: int, rate: float, say: bool
-) -> SquareNet:
-    def loss_of_step() -> Tensor:
-        shown, labels = draw_rows()
-        shown = vary(shown, 0.3, 0.04)
-        if torch.rand(()) < 0.5:
-            shown = shown.flip(3)
-        return F.cross_entropy(network(shown), labels, label_smoothing=0.05)
-
-    return fit(network, loss_of_step, steps, rate, clip=1.0, say=say)
+    return fit_squares(network, sources, LOSS, steps, 3e-4, clip=1.0, say=say)
 
 
 @torch.no_grad()
@@ -131,11 +107,6 @@ def accuracy(network: SquareNet, data: tuple[Tensor, Tensor], right: int) -> tup
 
 
 def main() -> None:
-    from safetensors.torch import save
-
-    from qwenlab.lab.micro.round_trip import load_vae
-    from qwenlab.model.micro_weights import MICRO_WEIGHTS
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=5_000)
     parser.add_argument("--steps", type=int, default=1500)
@@ -158,8 +129,8 @@ def main() -> None:
             network = train_further(network, data["feet"], feet, redrawn, options.further)
         exact, formed = accuracy(network, held_out[kind], classes.index("5" if kind == "hand" else "2"))
         print(f"{kind}: {exact:.1%} of classes, {formed:.1%} of right or wrong, after the VAE", flush=True)
-        tensors |= {f"{kind}.{name}": value.bfloat16().contiguous() for name, value in network.state_dict().items()}
-    atomic_write_bytes(options.out, save(tensors))
+        tensors |= network.state_dict(prefix=f"{kind}.")
+    save_half(options.out, tensors)
 
 
 if __name__ == "__main__":

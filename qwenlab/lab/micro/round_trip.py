@@ -27,10 +27,23 @@ def round_trip(images: np.ndarray, vae: AutoencoderKLQwenImage, batch: int = 16)
     """Pictures (N, H, W, 3) uint8, encoded (mode of the posterior) and decoded again."""
     restored = []
     for start in range(0, len(images), batch):
-        part = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2).float()[:, :, None]
-        decoded = vae.decode(vae.encode(part / 127.5 - 1).latent_dist.mode()).sample[:, :, 0]  # (B, 3, H, W)
+        part = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2).float()
+        decoded = _restored(part / 127.5 - 1, vae)  # (B, 3, H, W)
         restored.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
     return np.concatenate(restored)
+
+
+@torch.no_grad()
+def blur_a_third(pictures: torch.Tensor, vae: AutoencoderKLQwenImage, batch: int = 64) -> None:
+    """Replace the first third of pictures (N, 3, H, W) in [-1, 1], in whole batches, by what the VAE makes of them."""
+    for start in range(0, len(pictures) // 3, batch):
+        part = slice(start, start + batch)
+        pictures[part] = _restored(pictures[part], vae)
+
+
+def _restored(pictures: torch.Tensor, vae: AutoencoderKLQwenImage) -> torch.Tensor:
+    """Pictures (B, 3, H, W), encoded (mode of the posterior) and decoded again."""
+    return vae.decode(vae.encode(pictures[:, :, None]).latent_dist.mode()).sample[:, :, 0]
 
 
 def renoise(
