@@ -18,12 +18,13 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # uv resolves and downloads in seconds; it lives inside the environment, so nothing else is touched.
+# Compiled at once: uv leaves that to the first import, and where Python may not write, to every import.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "qwenlab needs Python 3.11 or newer, and '$(PYTHON)' is not: install one and name it, for example: make $(or $(MAKECMDGOALS),lab) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[notebooks,training,test]'
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[notebooks,training,test]'
 	@touch $(STAMP)
 
 clean:
