@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 RANK, ALPHA = 4, 2.0
@@ -152,3 +152,22 @@ def distance(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> floa
         return (torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T).norm()
 
     return (norm(*difference) / norm(b2, a2)).item()
+
+
+def written(path, transformer, prefix="transformer.", ends=AB, alpha=None, change=None) -> dict[str, Tensor]:
+    """Write a file of every layer, changed by `change(state)`; return the updates that it means, in float64."""
+    layout = Layout(prefix, *ends, "", "", alpha)
+    source = factors(transformer, layout)
+    layout.write(path, source)
+    if change:
+        state = load_file(path)
+        change(state)
+        save_file(state, path)
+    return {name: layout.scaling * (b.double() @ a.double()) for name, (a, b) in source.items()}
+
+
+def accounted(lora) -> list[str]:
+    """The keys of a file by what was read of it; a key in two places comes twice, one in none is missing."""
+    factors = {key.text for layer in lora.layers.values() for key in (layer.a, layer.b, layer.magnitude) if key}
+    grouped = [key.text for group in lora.groups for key in group.keys]
+    return sorted([*factors, *grouped, *(key.text for key in (*lora.alphas, *lora.text_encoder))])

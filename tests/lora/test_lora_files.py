@@ -31,36 +31,8 @@ from qwenlab.lora.files.text_encoder import text_encoder_folder
 from qwenlab.lora.files.writing import text_encoder_path
 from qwenlab.lora.io import load_lora
 from tests.lora.lora_layouts import ALPHA, LAYOUTS, RANK, applied, distance, factors
-from tests.tiny import tiny_pipeline
 
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def stock():
-    """Loads a file into a tiny stock pipeline; returns what was applied to each layer."""
-    pipeline = tiny_pipeline()
-    config = pipeline.transformer.config
-
-    def load(path: Path, transformer=None):
-        transformer = transformer or QwenImageTransformer2DModel.from_config(config)
-        pipeline.register_modules(transformer=transformer)
-        pipeline.load_lora_weights(path.parent, weight_name=path.name)
-        return applied(pipeline.transformer)
-
-    load.config = config
-    return load
-
-
-@pytest.fixture(scope="module")
-def tiny(stock):
-    return QwenImageTransformer2DModel.from_config(stock.config)
-
-
-@pytest.fixture(scope="module")
-def micro():
-    """Two blocks of the micro model's own size."""
-    return QwenImageTransformer2DModel(**TRANSFORMER_CONFIG | {"num_layers": 2}, joint_attention_dim=64)
 
 
 def meant(source, layout):

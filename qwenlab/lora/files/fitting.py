@@ -190,11 +190,12 @@ def _misfit(shapes: Mapping[str, tuple[int, int]]) -> str:
     for family in FAMILIES:
         for name, shape in shapes.items():
             if kind_in(family, name) == "linear" and (width := width_in(family, name, shape)):
-                votes[family, width] += 1
+                votes[FAMILIES.index(family), width] += 1
     if not votes:
         name, (d, k) = next(iter(shapes.items()))
         return f"the layers ({name!r} is {d}x{k}, ...) fit no Qwen-Image"
-    (family, width), count = votes.most_common(1)[0]
+    (number, width), count = votes.most_common(1)[0]
+    family = FAMILIES[number]
     name, (d, k) = next(
         (name, shape)
         for name, shape in shapes.items()
