@@ -62,6 +62,12 @@ ELSEWHERE = {
     "network_alpha": "alpha",
     "weighting_scheme": "timestep_sampling (which sigmas) or loss_weighting (how much each counts)",
 }
+# Values likewise, where the most similar name is not what is meant.
+VALUES_ELSEWHERE = {
+    ("lr_scheduler", "cosine_with_warmup"): "cosine: warmup_steps come before any schedule",
+    ("apply_to", "attn"): "attention-8, the attention of both streams",
+    ("apply_to", "ff"): "mlp",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +164,9 @@ class TrainConfig:
             value = getattr(self, name)
             for item in value if isinstance(value, list) else [value]:
                 if item not in choices:
-                    raise QwenlabError(f"{name}: {item!r} is not {_one_of(choices)}{nearest(item, choices)}")
+                    meant = VALUES_ELSEWHERE.get((name, item))
+                    hint = f"; write {meant}" if meant else nearest(item, choices)
+                    raise QwenlabError(f"{name}: {item!r} is not {_one_of(choices)}{hint}")
         if self.resolution % 16:
             raise QwenlabError(f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)")
         if self.preview_every_n_steps and not self.preview_prompts:
