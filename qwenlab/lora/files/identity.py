@@ -39,27 +39,26 @@ _VARIANTS = (
     ("Qwen-Image-2512", rf"{_QWEN}(2512|v2{_GAP}0)"),  # SimpleTuner calls 2512 v2.0
     ("Qwen-Image", rf"{_QWEN}|^qwen$"),
 )
+_WORD, _END = r"(?<![a-z])", r"(?![a-z])"
 _OTHERS = (
     ("FLUX.2", rf"flux{_GAP}2"),
     ("FLUX.1", r"flux|kontext"),
     ("Chroma", r"chroma"),
-    ("Stable Diffusion XL", rf"sd{_GAP}xl|stable{_GAP}diffusion{_GAP}xl|illustrious|noobai|\bpony"),
-    ("Stable Diffusion 3", rf"\bsd{_GAP}3|stable{_GAP}diffusion{_GAP}3"),
-    ("Stable Diffusion", rf"stable{_GAP}diffusion|\bsd{_GAP}v?[12]\b|\bsd{_GAP}v?[12][._]|\bv1-5|\bv2-1"),
-    ("Wan", r"\bwan\b|\bwan[-_ ]?\d|lora_wan"),
+    ("Stable Diffusion XL", rf"sd{_GAP}xl|stable{_GAP}diffusion{_GAP}xl|illustrious|noobai|{_WORD}pony"),
+    ("Stable Diffusion 3", rf"{_WORD}sd{_GAP}3|stable{_GAP}diffusion{_GAP}3"),
+    ("Stable Diffusion", rf"stable{_GAP}diffusion|{_WORD}sd{_GAP}v?[12](?!\d)|{_WORD}v(1-5|2-1)"),
+    ("Wan", rf"{_WORD}wan{_END}"),
     ("HunyuanVideo", rf"hunyuan{_GAP}video|framepack|^hv(15)?$"),
     ("HunyuanImage", rf"hunyuan{_GAP}image"),
-    ("Z-Image", r"\bz[-_ ]?image|lora_zimage"),
-    ("Bria", r"\bbria"),
-    ("LongCat", r"longcat"),
+    ("Z-Image", rf"{_WORD}z[-_ ]?image"),
     ("Krea 2", r"krea"),
-    ("SANA", r"\bsana\b"),
-    ("LTX-Video", r"\bltx"),
+    ("LTX-Video", rf"{_WORD}ltx"),
     *(
-        (name, name.lower())
+        (name, rf"{_WORD}{name.lower()}")
         for name in (
-            "HunyuanDiT", "HiDream", "Lumina", "Anima", "Ideogram", "CogVideo", "CogView", "PixArt", "AuraFlow",
+            "HunyuanDiT", "HiDream", "Lumina", "Anima", "Ideogram", "CogVideo", "CogView", "PixArt", "AuraFlow", "SANA",
             "Kandinsky", "Kolors", "OmniGen", "MiniMax", "Mochi", "Ernie", "Nucleus", "Ovis", "MageFlow", "Cosmos",
+            "Bria", "LongCat",
         )
     ),
 )  # fmt: skip
@@ -99,9 +98,9 @@ class Claim:
 
 
 def read_claims(metadata: Mapping[str, str], configuration: Mapping) -> list[Claim]:
-    """What the metadata and peft's configuration say about the base model, in the order of the entries."""
+    """What the metadata and peft's configuration say about the base model, by the entries' names."""
     claims = []
-    for key, text in [*_entries(metadata), *_entries(configuration)]:
+    for key, text in sorted([*_entries(metadata), *_entries(configuration)]):  # a file has them in any order
         leaf = key.rpartition("/")[2]
         strong = bool(_STRONG.search(leaf)) or leaf.startswith("is_")
         if not strong and key not in _WEAK:
