@@ -97,10 +97,10 @@ class Claim:
         return self.model.startswith("Qwen")
 
 
-def read_claims(metadata: Mapping[str, str], configuration: Mapping) -> list[Claim]:
-    """What the metadata and peft's configuration say about the base model, by the entries' names."""
+def read_claims(entries: Mapping[str, object]) -> list[Claim]:
+    """What metadata and peft's configuration say about the base model, by the entries' names."""
     claims = []
-    for key, text in sorted([*_entries(metadata), *_entries(configuration)]):  # a file has them in any order
+    for key, text in sorted(_entries(entries)):  # a file has them in any order
         leaf = key.rpartition("/")[2]
         strong = bool(_STRONG.search(leaf)) or leaf.startswith("is_")
         if not strong and key not in _WEAK:

@@ -94,7 +94,8 @@ def read_lora(path: str | Path) -> LoraFile:
     others = [key for key in rest if key.text not in taken and key not in counted]
     adapters = read_adapters(others, file.index)
     shapes = {name: layer.shape for name, layer in layers.items()} | adapter_shapes(adapters)
-    claims = read_claims(file.metadata, configuration)
+    beside = {source: configuration} if source and source != "metadata" else {}  # the metadata's is read with the rest
+    claims = read_claims({**file.metadata, **beside})
     fitted = fit(path, shapes, others, claims, configuration)
     doubts = doubts_about(fitted, claims, configuration, file.metadata, layers) + _incomplete(others, adapters)
     return LoraFile(
