@@ -38,7 +38,7 @@ def profile_of(image: Image.Image) -> Profile | None:
         return None
     profile = _read_profile(bytes(data))
     mode = _base_mode(image)
-    if not profile.problem and profile.mode != mode:
+    if not profile.problem and profile.transform and profile.mode != mode:
         problem = f"it is for {_NAMES[profile.mode]} pictures, and this one is {_NAMES.get(mode, mode)}"
         return profile._replace(problem=problem, transform=None)
     return profile if profile.problem or profile.transform else None
@@ -47,7 +47,9 @@ def profile_of(image: Image.Image) -> Profile | None:
 def to_srgb(image: Image.Image, profile: Profile) -> Image.Image:
     """An RGB picture in sRGB from one in a mode of its profile, without transparency."""
     image = image if image.mode == profile.mode else image.convert(profile.mode)
-    return ImageCms.applyTransform(image, profile.transform)
+    image = ImageCms.applyTransform(image, profile.transform)
+    image.info.pop("icc_profile", None)  # LittleCMS writes the time into it, so that no two files would be equal
+    return image
 
 
 def _base_mode(image: Image.Image) -> str:

@@ -102,7 +102,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     elif foreign:
         return to_srgb(image, profile)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if profile is not None:
+        image.info.pop("icc_profile", None)  # a broken one would be saved again
+    return image
 
 
 def fit_image(image: Image.Image, size: tuple[int, int], fill: str = "black") -> Image.Image:

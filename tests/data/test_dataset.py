@@ -137,7 +137,7 @@ def breakages():
         link_to_itself: "line 5: .*(leads out of|no image)",
         name_too_long: "line 5: .*(leads out of|no image)",
         half_a_character: "line 5: .*(leads out of|no image)",
-        endless_line: "captions.jsonl: more than 256 MiB",
+        endless_line: "captions.jsonl: more than 64 MiB",
         not_an_image: "text.png: not a readable image",
         truncated: "img_0.png: not a readable image",
         huge: "9000 x 9000 pixels, more than 64,000,000",

@@ -18,6 +18,7 @@ from PIL import Image, ImageFilter, ImageOps
 from qwenlab.lab.world.attributes import caption
 from qwenlab.lab.world.render import render
 from qwenlab.lab.world.sample import sample_scenes
+from tests.data.profiles import DISPLAY_P3, rgb_profile
 
 COUNT, SIZE = 5, 128
 ORIENTATION = 0x0112
@@ -191,7 +192,20 @@ def caption_in_gb18030(folder):
 
 @animal("not-utf8", "line 6")
 def caption_in_no_encoding(folder):
-    add_line(folder, b'{"file_name": "img_1.png", "text": "\xff\xfe\xfd"}')
+    add_line(folder, b'{"file_name": "img_1.png", "text": "\x81\x8d\x8f\x90\x9d"}')
+
+
+@animal("garbled", "line 6")
+def caption_read_in_a_wrong_encoding(folder):
+    put(folder, "new.png", new_picture())
+    garbled = "1女孩, 黄色雨衣, 挥手".encode().decode("latin-1")
+    rewrite_last(folder, json.dumps({"file_name": "new.png", "text": garbled}, ensure_ascii=False).encode())
+
+
+@animal("lost-characters", "line 6")
+def caption_of_question_marks(folder):
+    put(folder, "new.png", new_picture())
+    rewrite_last(folder, b'{"file_name": "new.png", "text": "1??, ????, ??"}')
 
 
 @animal("long-line", "line 6")
@@ -557,6 +571,61 @@ def mirrored(folder):
 @animal("no-caption", "new.png")
 def picture_without_caption(folder):
     (folder / "images" / "new.png").write_bytes(encode(new_picture(), "PNG"))
+
+
+@animal("colour-space", "new.png")
+def colours_of_a_wide_screen(folder):
+    put(folder, "new.png", new_picture(), icc_profile=rgb_profile("Display P3", DISPLAY_P3, None))
+
+
+@animal("broken-profile", "new.jpg")
+def profile_cut_short(folder):
+    put(folder, "new.jpg", new_picture(), "JPEG", icc_profile=rgb_profile("Display P3", DISPLAY_P3, None)[:300])
+
+
+# Files that are not read
+
+
+@animal("other-format", "images/new.heic")
+def phone_picture(folder):
+    (folder / "images" / "new.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+
+
+@animal("elsewhere", "more/")
+def pictures_in_another_folder(folder):
+    (folder / "more").mkdir()
+    (folder / "more" / "new.png").write_bytes(encode(new_picture(), "PNG"))
+
+
+@animal("unread-captions", "metadata.jsonl")
+def two_captions_files(folder):
+    (folder / "metadata.jsonl").write_bytes((folder / "captions.jsonl").read_bytes())
+
+
+def as_sidecars(folder: Path) -> None:
+    for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        (folder / "images" / record["file_name"]).with_suffix(".txt").write_text(record["text"], encoding="utf-8")
+    (folder / "captions.jsonl").unlink()
+
+
+@animal("lone-caption", "images/other.txt")
+def caption_file_without_picture(folder):
+    as_sidecars(folder)
+    (folder / "images" / "other.txt").write_text("1女孩", encoding="utf-8")
+
+
+@animal("several-lines", "images/img_2.txt")
+def caption_file_of_two_lines(folder):
+    as_sidecars(folder)
+    with open(folder / "images" / "img_2.txt", "a", encoding="utf-8") as file:
+        file.write("\n五指张开\n")
+
+
+@animal("no-caption", "img_2.png")
+def one_caption_file_missing(folder):
+    as_sidecars(folder)
+    (folder / "images" / "img_2.txt").unlink()
 
 
 # What only a larger set shows

@@ -8,7 +8,6 @@ that says so: training refuses such a line, a repaired copy has it in UTF-8.
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -18,13 +17,12 @@ from qwenlab.errors import QwenlabError
 from qwenlab.sniffing import ENCODINGS, damaged_utf8, decode, file_kind, strangeness, wide_encoding
 
 MAX_LINE_BYTES = 64 * 1024  # twenty times the longest caption the text encoder takes
-MAX_CAPTIONS_BYTES = 256 * 1024**2  # a million captions; a file without line ends must not fill the memory
+MAX_CAPTIONS_BYTES = 64 * 1024**2  # a file without line ends must not fill the memory
 MAX_LINES = 200_000
 ASK = ": say which with --encoding"  # ends a finding that a person can settle
 _BLOCK = 1024 * 1024
 _HEAD = 512
 _EVIDENCE = 200_000  # bytes or characters that are looked at to tell an encoding
-_END = re.compile(rb"\r\n|\n|\r")
 _ODD = 0.5  # share of unusual characters above which a line is not in the encoding of its neighbours
 
 
@@ -101,35 +99,30 @@ def _utf8_blocks(file: BinaryIO, wide: str) -> Iterator[bytes]:
 
 def _raw_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
     """(number, line) with None for a line that is too long; at the limits of the file (0, None) and no more."""
-    number, start, held, skipping, total = 1, 0, b"", False, 0
+    number, held, skipping, total = 1, b"", False, 0
     for block in blocks:
         total += len(block)
-        held, start = held + block, 0
-        if held.endswith(b"\r") and total <= MAX_CAPTIONS_BYTES:  # its LF may come with the next block
-            held, rest = held[:-1], b"\r"
-        else:
-            rest = b""
-        for end in _END.finditer(held):
-            line, start = held[start : end.start()], end.end()
+        if not block:
+            continue  # half a character of UTF-16
+        *lines, held = (held + block).splitlines(keepends=True)  # of bytes: LF, CR LF and CR, nothing else
+        if held.endswith(b"\n"):
+            lines, held = [*lines, held], b""  # after CR the LF may come with the next block
+        for line in lines:
             if not skipping:
-                yield number, None if len(line) > MAX_LINE_BYTES else line
+                yield number, None if len(line) > MAX_LINE_BYTES else line.rstrip(b"\r\n")
             skipping, number = False, number + 1
             if number > MAX_LINES:
                 yield 0, None
                 return
-        held = held[start:]
         if len(held) > MAX_LINE_BYTES:
             if not skipping:
                 yield number, None
-            skipping, held = True, b""
-        held += rest
+            skipping, held = True, held[-1:]
         if total > MAX_CAPTIONS_BYTES:
             yield 0, None
             return
-    for line in _END.split(held):
-        if line and not skipping:
-            yield number, line
-        number += 1
+    if held and not skipping:
+        yield number, held.rstrip(b"\r")
 
 
 def _decode_others(
