@@ -1,5 +1,6 @@
 """The `qwenlab` command. Every sub-command is a thin call of a function that notebooks call, too."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -8,16 +9,31 @@ from typer.core import TyperGroup
 
 from qwenlab.errors import QwenlabError
 
+_UsageError = typer.BadParameter.__base__  # typer brings a click of its own, or uses the installed one
+
 
 class _OneLineErrors(TyperGroup):
-    """Print a user's mistake as one line and exit with status 2; anything else keeps its traceback."""
+    """Print a user's mistake as one line and exit with status 2; anything else keeps its traceback.
+
+    Warnings are one line, too, without the place in the code.
+    """
 
     def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except QwenlabError as error:
-            typer.echo(f"qwenlab: {error}", err=True)
-            raise typer.Exit(2) from None
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except QwenlabError as error:
+                typer.echo(f"qwenlab: {error}", err=True)
+            except _UsageError as error:
+                command = error.ctx.command_path if error.ctx else "qwenlab"
+                message = " ".join(error.format_message().split()).rstrip(".")
+                typer.echo(f"qwenlab: {message}; see {command} --help", err=True)
+        raise typer.Exit(2)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    typer.echo(f"qwenlab: warning: {' '.join(str(message).split())}", err=True)
 
 
 app = typer.Typer(
@@ -110,36 +126,31 @@ def memory(
 @app.command()
 def generate(
     prompt: Annotated[str, typer.Option(help="What to draw; Chinese, in the captions' template, for micro")],
-    out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp")],
-    lora: Annotated[Path | None, typer.Option(help="LoRA file; without it the base model draws")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp; several are numbered")],
+    lora: Annotated[
+        list[str] | None, typer.Option(help="LoRA file, or FILE:WEIGHT; more than once for several. None: the base")
+    ] = None,
     base: Annotated[str, typer.Option(help='"micro", a pipeline folder, or "Qwen/Qwen-Image"')] = "micro",
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same picture")] = 0,
-    steps: Annotated[int, typer.Option(min=2, help="Sampler steps")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the first picture; the same seed gives the same picture")] = 0,
+    count: Annotated[int, typer.Option(help="Pictures, with seeds one after the other")] = 1,
+    steps: Annotated[int, typer.Option(help="Sampler steps, from 2 on")] = 20,
+    guidance: Annotated[float, typer.Option(help="Away from the negative prompt; 1 or less: off, twice as fast")] = 4.0,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels, WIDTHxHEIGHT or one number, multiples of 16; by default the model's")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw; empty by default")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Cut prompts after so many tokens, such as 512; by default all 1024 are read")
+    ] = None,
 ) -> None:
-    """Draw one picture, with or without a LoRA."""
-    from qwenlab.show import encode_image
+    """Draw pictures, with or without LoRAs."""
+    from qwenlab.lora.command import draw
 
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise QwenlabError(f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp")
-    if out.is_dir() or (out.parent.exists() and not out.parent.is_dir()):
-        raise QwenlabError(f"--out {out}: no file can be written there; give the path of a new picture")
-    if lora is not None:
-        from qwenlab.lora.io import lora_metadata
-
-        lora_metadata(lora)  # a missing or broken file is answered before the model is loaded
-    from qwenlab.files import atomic_write_bytes
-    from qwenlab.model.generation import generate as draw
-    from qwenlab.model.pipeline import load_pipeline
-
-    pipeline = load_pipeline(base, precision=precision)
-    if lora is not None:
-        from qwenlab.lora.io import load_lora
-
-        load_lora(pipeline, lora)
-    (image,) = draw(pipeline, prompt, seed, steps=steps, progress=True)
-    atomic_write_bytes(out, encode_image(image, out.suffix))
-    typer.echo(f"{out}: {image.width}x{image.height}, seed {seed}, {steps} steps")
+    draw(
+        prompt, out, lora or [], base=base, precision=precision, seed=seed, count=count, steps=steps,
+        guidance=guidance, size=size, negative_prompt=negative_prompt, max_tokens=max_tokens,
+    )  # fmt: skip
 
 
 @app.command()
@@ -149,36 +160,15 @@ def doctor(
     layout: Annotated[
         str | None, typer.Option("--format", help="Layout for --fix: diffusers (default), comfyui or kohya")
     ] = None,
-    execute: Annotated[
-        bool, typer.Option("--execute", help="Run diffusers' own loader, also where rules know its answer; slow")
-    ] = False,
 ) -> None:
     """Say what a LoRA file is, and what diffusers and ComfyUI do with it; with --fix, rewrite it without loss."""
-    if fix is None and layout is not None:
-        raise QwenlabError("--format: says how to rewrite the file; give --fix OUT.safetensors as well")
-    from qwenlab.lora.files import check_target, diagnose
-    from qwenlab.lora.files import fix as rewrite
+    from qwenlab.lora.command import diagnose
 
-    def show(path: Path, run_loader: bool) -> None:
-        report = diagnose(path, execute=False)
-        typer.echo(str(report))
-        if run_loader or report.diffusers is None:  # last, because it takes half a minute of imports
-            typer.echo("  asking diffusers' own loader ...", err=True)
-            verdict = report.executed().diffusers
-            typer.echo(f"  {verdict.reader}: {verdict}")
+    diagnose(file, fix, layout)
 
-    if fix is not None:
-        check_target(file, fix, layout or "diffusers")
-    show(file, execute)
-    if fix is not None:
-        written = rewrite(file, fix, layout or "diffusers")
-        for sentence in written.left:
-            typer.echo(f"Left out: {sentence}")
-        if written.text_encoder:
-            typer.echo(f"Written, the text encoder's part: {written.text_encoder}")
-        if written.lora:
-            typer.echo("Written, the update of each layer unchanged: ", nl=False)
-            show(written.lora, execute)
+
+_LAYOUT = typer.Option("--format", help="diffusers, comfyui or kohya")
+_DTYPE = typer.Option(help="float32, or bfloat16, which rounds")
 
 
 @app.command()
@@ -186,32 +176,20 @@ def fuse(
     files: Annotated[list[str], typer.Argument(help="LoRA files with weights, such as fox.safetensors:0.8")],
     out: Annotated[Path, typer.Option(help="New .safetensors file")],
     method: Annotated[
-        str, typer.Option(help="concat (exact), svd, average (wrong), ties, dare, knots, core or orthogonal")
+        str,
+        typer.Option(help="concat (exact; cat in peft), svd, average (wrong), ties, dare, knots, core or orthogonal"),
     ] = "concat",
     rank: Annotated[int | None, typer.Option(help="Of the result; svd, ties and dare need it")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, or bfloat16, which rounds")] = "float32",
+    dtype: Annotated[str, _DTYPE] = "float32",
+    layout: Annotated[str, _LAYOUT] = "diffusers",
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Take layers that only some files have from those")
     ] = False,
 ) -> None:
     """Merge LoRA files into one, layer by layer."""
-    from rich.progress import Progress
+    from qwenlab.lora.command import fuse as merge
 
-    from qwenlab.lora.fusion import fuse as merge
-    from qwenlab.lora.fusion import parse_source
-
-    sources = [parse_source(text) for text in files]
-    with Progress() as bar:
-        task = bar.add_task("fusing layers", total=None, visible=False)  # a refused file shows no empty bar
-        result = merge(
-            sources, out, method=method, rank=rank, dtype=dtype, allow_partial=allow_partial,
-            on_layer=lambda total: bar.update(task, total=total, advance=1, visible=True),
-        )  # fmt: skip
-    typer.echo(f"{result.layers} layers of {len(sources)} files in {result.path}")
-    if result.kept:
-        worst = min(result.kept, key=result.kept.get)
-        mean = sum(result.kept.values()) / len(result.kept)
-        typer.echo(f"rank {rank} keeps {mean:.1%} of the energy of a layer; least in {worst}: {result.kept[worst]:.1%}")
+    merge(files, out, rank=rank, method=method, dtype=dtype, layout=layout, allow_partial=allow_partial)
 
 
 @app.command()
@@ -220,22 +198,13 @@ def resize(
     out: Annotated[Path, typer.Option(help="New .safetensors file")],
     rank: Annotated[int | None, typer.Option(help="Of every layer; more than the file's changes nothing else")] = None,
     energy: Annotated[float | None, typer.Option(help="Or: the share to keep, 0.95; each layer gets its rank")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, or bfloat16, which rounds")] = "float32",
+    dtype: Annotated[str, _DTYPE] = "float32",
+    layout: Annotated[str, _LAYOUT] = "diffusers",
 ) -> None:
     """Write a LoRA in another rank: smaller with the least loss, or larger without any."""
-    from rich.progress import Progress
+    from qwenlab.lora.command import resize as change
 
-    from qwenlab.lora.resizing import resize as change
-
-    with Progress() as bar:
-        task = bar.add_task("layers", total=None, visible=False)  # a refused file shows no empty bar
-        result = change(
-            file, out, rank=rank, energy=energy, dtype=dtype,
-            on_layer=lambda total: bar.update(task, total=total, advance=1, visible=True),
-        )  # fmt: skip
-    ranks, worst = sorted(result.ranks.values()), min(result.kept, key=result.kept.get)
-    typer.echo(f"{len(ranks)} layers of rank {ranks[0]} to {ranks[-1]} in {result.path}")
-    typer.echo(f"least energy kept: {result.kept[worst]:.1%}, in {worst}")
+    change(file, out, rank=rank, energy=energy, dtype=dtype, layout=layout)
 
 
 @app.command()

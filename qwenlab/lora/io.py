@@ -157,6 +157,7 @@ def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str =
         )
     path = Path(path)
     shapes, metadata = _read_header(path)
+    _check_layout(shapes, path)
     _check_fits(shapes, pipeline.transformer, path)
     for doubt in read_lora(path).doubts:  # a FLUX LoRA may have the same names and shapes
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
@@ -205,6 +206,11 @@ def weigh_loras(pipeline: QwenImagePipeline, weights: Mapping[str, float]) -> No
         set_weights_and_activate_adapters(pipeline.text_encoder, own, [weights[name] for name in own])
 
 
+def check_lora_file(path: Path) -> None:
+    """Raise QwenlabError for what no `load_lora` takes, whatever the model: not readable, no LoRA, another layout."""
+    _check_layout(_read_header(path)[0], path)
+
+
 def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Names and shapes of the tensors, and the metadata, without reading the tensors."""
     from safetensors import SafetensorError, safe_open
@@ -219,7 +225,7 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
         raise QwenlabError(f"{path}: not a readable safetensors file ({error}); copy or train it again") from error
 
 
-def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, path: Path) -> None:
+def _check_layout(shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     if not any(".lora_A." in key for key in shapes):
         raise QwenlabError(f"{path}: holds no LoRA (no 'lora_A' tensor); see qwenlab doctor {path}")
     foreign = _first(key for key in shapes if not re.fullmatch(r"transformer\..+\.lora_[AB]\.weight", key))
@@ -227,6 +233,9 @@ def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, p
         raise QwenlabError(
             f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; see qwenlab doctor {path}"
         )
+
+
+def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, path: Path) -> None:
     layers = {name.removesuffix(".base_layer"): module for name, module in transformer.named_modules()}
     for key, shape in shapes.items():
         layer_name, _, factor = key.removeprefix("transformer.").partition(".lora_")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from qwenlab.errors import QwenlabError
+from qwenlab.errors import QwenlabError, check_range
 from qwenlab.memory.cards import USABLE, Card
 from qwenlab.memory.flops import predict_operations
 from qwenlab.memory.formula import GIB, Prediction, predict_step
 from qwenlab.memory.phases import encoding_gib
 from qwenlab.memory.settings import CHECKPOINTING, WEIGHTS, StepSettings
+from qwenlab.model.limits import MAX_SIDE, MAX_TOKENS
 
 # The share of a card's peak that such a step reaches: an assumption, between what eager programs (a third) and tuned
 # ones (a half) show. Quantised weights are made anew for each product, which costs a tenth.
@@ -128,6 +129,11 @@ def step_settings(
     resolution: int, rank: int, batch: int, accumulation: int, text_tokens: int, apply_to: tuple[str, ...]
 ) -> StepSettings:
     """The question, for squares of `resolution` pixels; QwenlabError in the words of the command for a bad one."""
+    check_range("--resolution", resolution, 16, MAX_SIDE)
+    check_range("--rank", rank, 1, 4096)
+    check_range("--batch", batch, 1, 4096)
+    check_range("--accumulation", accumulation, 1, 4096)
+    check_range("--text-tokens", text_tokens, 1, MAX_TOKENS)
     try:
         return StepSettings(
             height=resolution, width=resolution, rank=rank, batch=batch, accumulation=accumulation,

@@ -99,7 +99,7 @@ def test_impossible_questions_get_an_honest_answer():
         (["--gpu", "0"], ["no size of memory"]),
         (["--gpu", "nan"], ["no size of memory"]),
         (["--gpu", "24", "--resolution", "1000"], ["--resolution", "multiple of 16"]),
-        (["--gpu", "24", "--rank", "0"], ["rank", "1 or more"]),
+        (["--gpu", "24", "--rank", "0"], ["--rank 0", "from 1 to 4096"]),
         (["--gpu", "24", "--apply-to", "unet"], ["apply_to", "attention+mlp"]),
         (["--gpu", "24", "--out", "x.txt"], ["--out x.txt", ".yaml"]),
     ],
