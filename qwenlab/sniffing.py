@@ -19,7 +19,7 @@ from typing import NamedTuple
 ENCODINGS = {
     "GB18030 (GBK)": "gb18030", "Big5": "cp950", "Shift JIS": "cp932", "EUC-JP": "euc_jp", "EUC-KR": "cp949",
     "Windows-1252": "cp1252", "Windows-1250": "cp1250", "Windows-1251": "cp1251", "Windows-1253": "cp1253",
-    "Windows-1254": "cp1254", "KOI8-R": "koi8_r",
+    "Windows-1254": "cp1254", "ISO-8859-2": "iso8859_2", "KOI8-R": "koi8_r",
 }  # fmt: skip
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
@@ -177,7 +177,7 @@ def _readings(data: bytes) -> list[tuple[str, str, bool]]:
             continue
         strange = strangeness(text, codec)
         if strange <= _POSSIBLE and text not in [known for _, known, _ in found]:
-            found.append((name, text, strange <= CERTAIN))
+            found.append((name, text, strange <= (CERTAIN if codec in _STRANGE else 0)))
     return sorted(found, key=lambda reading: not reading[2])
 
 

@@ -45,9 +45,9 @@ def run(folder: Path, html: Path | None, fix: Path | None, min_side: int, encodi
         typer.echo(f"  - and {len(repaired.changes) - _CHANGES} more")
     again = _check(fix, limits)
     typer.echo(f"{fix} checked again: {summary(again)}")
-    wanted = max(len(report.records), report.count("error"))
-    if 2 * repaired.samples < wanted:
-        typer.echo(f"Only {plural(repaired.samples, 'sample')} of {wanted} came through: mend the rest by hand")
+    if 2 * repaired.samples < repaired.captions:
+        kept = f"{plural(repaired.samples, 'sample')} of {repaired.captions}"
+        typer.echo(f"Only {kept} came through: mend the rest by hand")
         return 1
     return 0 if again.ok else 1
 

@@ -27,10 +27,12 @@ _NOT_COPIED = ("unread-captions", "lone-caption", "other-format", "elsewhere")
 
 @dataclass(frozen=True)
 class Repaired:
-    """The copy, how many samples it holds, and one line for each thing that was changed or left out."""
+    """The copy, how many samples it holds of how many captions, and one line for each thing that was changed or left
+    out."""
 
     folder: Path
     samples: int
+    captions: int
     changes: tuple[str, ...]
 
 
@@ -57,7 +59,7 @@ def repair_dataset(report: Report, out: str | Path) -> Repaired:
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    return Repaired(out, samples, tuple(changes))
+    return Repaired(out, samples, len(report.records) + len(_unusable_lines(report)), tuple(changes))
 
 
 def _refuse_bad_place(out: Path, source: Path) -> None:

@@ -55,7 +55,7 @@ def _garbled_once(text: str) -> Garbled | None:
         except UnicodeDecodeError:
             undone = ""
         plain = sum(not character.isascii() for character in undone)
-        if undone and plain and (long == high or codec in ("cp1252", "mac_roman") and _accents(undone)):
+        if undone and plain and (2 * long >= high or codec in ("cp1252", "mac_roman") and _accents(undone)):
             return Garbled(f"UTF-8 that was read as {name}", undone)
         if long >= 9 and 2 * long >= high:
             return Garbled(f"UTF-8 that was read as {name}, with losses", None)
