@@ -92,4 +92,5 @@ def test_entrances_hand_out_what_they_name(room):
 
 
 def test_most_rooms_are_lazy():
-    assert {"model", "data", "lora", "training", "hands", "memory", "course"} <= set(LAZY)
+    """Not the course: on Colab its entrance is passed before lazy_loader is installed, so it hands nothing out."""
+    assert {"model", "data", "lora", "training", "hands", "memory"} <= set(LAZY)
