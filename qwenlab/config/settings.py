@@ -35,7 +35,14 @@ NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed",
     "validate_every_n_steps", "keep_checkpoints", "transformer_lr_ratio", "text_encoder_lr_ratio", "prior_weight",
     "text_encoder_rank", "modulation_timesteps", "structural_weight", "structural_from_step", "rank_warmup_steps",
+    "guidance",
 )  # fmt: skip
+# Beyond these a slip of the keyboard is likelier than a wish, and the run would end in want of memory, if at all.
+MOST = {
+    "resolution": 4096, "rank": 4096, "text_encoder_rank": 4096, "batch_size_per_gpu": 4096,
+    "gradient_accumulation_steps": 4096, "caption_orders": 10_000, "modulation_timesteps": 10_000,
+    "max_train_steps": 100_000_000, "learning_rate": 10.0, "preview_steps": 1000, "guidance": 100.0,
+}  # fmt: skip
 SHARES = ("dropout", "caption_dropout", "validation_share", "ema_decay")
 # Settings that do not change the weights.
 WITHOUT_EFFECT = (
@@ -157,6 +164,9 @@ class TrainConfig:
         for name in NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise QwenlabError(f"{name}: {getattr(self, name)} must be 0 or more")
+        for name, most in MOST.items():
+            if not getattr(self, name) <= most:
+                raise QwenlabError(f"{name}: {getattr(self, name)} must be at most {most}")
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise QwenlabError(f"{name}: {getattr(self, name)} must be at least 0 and less than 1")
@@ -171,6 +181,8 @@ class TrainConfig:
             raise QwenlabError(f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)")
         if self.preview_every_n_steps and not self.preview_prompts:
             raise QwenlabError("preview_every_n_steps: needs preview_prompts, a list of captions to draw")
+        if self.preview_every_n_steps and self.preview_steps < 2:
+            raise QwenlabError(f"preview_steps: {self.preview_steps} must be 2 or more, one step draws a black picture")
         if self.validate_every_n_steps and not self.validation_share:
             raise QwenlabError("validate_every_n_steps: needs validation_share, the share of pictures to hold out")
         if not 0 <= self.unmasked_weight <= 1:
@@ -190,9 +202,10 @@ class TrainConfig:
         if self.text_encoder_rank and self.init_lora:
             raise QwenlabError("init_lora: goes on with a transformer's LoRA only; set text_encoder_rank: 0")
         for step, rank in self.rank_schedule.items():
-            if not (1 < step <= self.max_train_steps and rank >= 1):
+            if not (1 < step <= self.max_train_steps and 1 <= rank <= MOST["rank"]):
                 raise QwenlabError(
-                    f"rank_schedule: {step}: {rank} must be a step from 2 to max_train_steps and a rank of 1 or more"
+                    f"rank_schedule: {step}: {rank} must be a step from 2 to max_train_steps and a rank from 1 to "
+                    f"{MOST['rank']}"
                 )
         if self.rank_schedule and (self.dylora or self.ema_decay or self.dropout):
             raise QwenlabError("rank_schedule: goes with neither dylora nor ema_decay nor dropout; leave one out")
