@@ -85,8 +85,8 @@ def encode_for_page(image: Image.Image) -> tuple[str, bytes]:
     """Media type and bytes of an RGB picture for a notebook, which keeps them as base64 in its JSON.
 
     A plot, told by its few colours, becomes a PNG with a palette of 256; a drawing becomes a JPEG with colour at full
-    resolution, since small coloured shapes fade at half of it. Not WebP, which is smaller still: nbconvert and
-    code-hosting sites do not show it.
+    resolution, since small coloured shapes fade at half of it. Not WebP, which is smaller still: nbconvert shows the
+    text in place of it.
     """
     buffer = io.BytesIO()
     if image.getcolors(_PLOT_COLORS):
