@@ -6,8 +6,8 @@ A step draws a point on the path from a picture to noise and asks the network fo
     loss = || transformer((1 - sigma) x0 + sigma noise, sigma, caption) - (noise - x0) ||^2
 
 `opening` loads the model, `training_set` encodes the data, `batches` draws what a step reads, `runtime` prepares
-machine and optimizer, `loop` trains, `run` keeps state and files, `held_out` measures on pictures not trained on,
-`observers` and `dashboard` watch.
+machine and optimizer, `loop` trains, `run` keeps state and files, `watching` draws previews and measures between steps,
+`held_out` measures on pictures not trained on, `observers` and `dashboard` watch.
 """
 
 import lazy_loader
@@ -18,10 +18,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "batches": ["Batch", "draw_batch", "draw_batches", "flow_loss"],
         "dashboard": ["Dashboard"],
         "held_out": ["held_out_loss"],
-        "loop": ["TrainResult", "optimize", "save_previews", "train_lora"],
+        "loop": ["TrainResult", "optimize", "train_lora"],
         "observers": ["Observer"],
         "opening": ["open_pipeline"],
         "runtime": ["usable_precision"],
         "training_set": ["TrainingSet", "encode_dataset"],
+        "watching": ["save_previews"],
     },
 )

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from qwenlab.config import TrainConfig
 from qwenlab.data.dataset import Dataset, read_dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.lora.io import carries_lora, remove_lora
-from qwenlab.model.encoding import encode_text
-from qwenlab.model.generation import generate
 from qwenlab.model.quantize import weight_precision
 from qwenlab.show import progress_stream
 from qwenlab.training.batches import ExtraLoss, batches_loss, draw_batches
 from qwenlab.training.first_checks import check_first
-from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer, TensorBoard
 from qwenlab.training.rank_changes import change_due, rate_factor, step_prefix
 from qwenlab.training.run import STATE_FILE, Run, exclusive
 from qwenlab.training.runtime import interruptible, make_accelerator, training_mode, training_precision
 from qwenlab.training.training_set import RunData, TrainingSet, WriteCloseUps, prepare_data
+from qwenlab.training.watching import Watch, save_previews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -172,28 +168,14 @@ def _train(
     previews: list[Path] = []
     main = accelerator.is_main_process
     observers = [*observers, *([TensorBoard(accelerator)] if config.tensorboard else [])] if main else []
-
-    def preview(step: int) -> None:
-        with run.averaged():
-            drawn = save_previews(pipeline, config, run.folder / "previews", step, data.prompts)
-        previews.extend(drawn)
-        for observer in observers:
-            observer.on_preview(step, drawn)
-
-    def validate(step: int) -> None:
-        with run.averaged():
-            run.validation[step] = held_out_loss(pipeline, _as_encoded_now(pipeline, config, data.validation))
-        run.save_if_best(step)
-        for observer in observers:
-            observer.on_validation(step, run.validation[step])
-
+    watch = Watch(run, data, observers)
     try:
         with training_mode(pipeline, accelerator, config) as transformer, interruptible() as interrupted:
             if main and not first:  # the base, to compare with
                 if data.validation:
-                    validate(0)
+                    watch.validate(0)
                 if config.preview_every_n_steps:
-                    preview(0)
+                    previews += watch.preview(0)
             steps = optimize(
                 transformer, run.optimizer, pipeline, data.training, config, accelerator, first, data.prior, extra
             )  # fmt: skip
@@ -210,13 +192,13 @@ def _train(
                     continue
                 last = step == config.max_train_steps
                 if data.validation and (last or _due(step, config.validate_every_n_steps)):
-                    validate(step)
+                    watch.validate(step)
                 if last:
                     continue
                 if _due(step, config.save_every_n_steps):
                     run.save_checkpoint(step)
                 if _due(step, config.preview_every_n_steps):
-                    preview(step)
+                    previews += watch.preview(step)
                 if interrupted:
                     run.save_state(step)
                     ways = "go on with --resume (resume=True)"
@@ -301,45 +283,6 @@ def _average_over_processes(parameters: list[torch.nn.Parameter], accelerator: A
     if accelerator.num_processes > 1:
         for parameter in parameters:
             parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
-
-
-def _as_encoded_now(pipeline: QwenImagePipeline, config: TrainConfig, held_out: TrainingSet) -> TrainingSet:
-    """The held-out set with its captions encoded by the text encoder as it is, where that is trained."""
-    if not config.text_encoder_rank:
-        return held_out
-    return dataclasses.replace(held_out, texts=[encode_text(pipeline, text) for text in held_out.captions])
-
-
-def save_previews(
-    pipeline: QwenImagePipeline,
-    config: TrainConfig,
-    folder: Path,
-    step: int,
-    embeddings: Mapping[str, Tensor] | None = None,
-) -> list[Path]:
-    """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files.
-
-    embeddings: as in `qwenlab.model.generation.generate`, for a pipeline without text encoder.
-    """
-    transformer = pipeline.transformer
-    training = transformer.training
-    transformer.eval()  # LoRA dropout off
-    vae_device = pipeline.vae.device
-    pipeline.vae.to(transformer.device)
-    try:
-        images = generate(
-            pipeline, config.preview_prompts, list(range(len(config.preview_prompts))),
-            steps=config.preview_steps, guidance=config.guidance, size=config.resolution,
-            embeddings=embeddings,
-        )  # fmt: skip
-    finally:
-        transformer.train(training)
-        pipeline.vae.to(vae_device)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"step-{step:06d}-{number}.png" for number in range(len(images))]
-    for image, path in zip(images, paths, strict=True):
-        image.save(path)
-    return paths
 
 
 def _due(step: int, every: int) -> bool:

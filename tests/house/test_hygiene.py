@@ -19,7 +19,7 @@ from tests.house.notebook_rules import problems, setup_cell, source
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PACKAGE = sorted((REPOSITORY / "qwenlab").rglob("*.py"))
-MAX_LINES, MAX_COLUMNS = 350, 120
+MAX_LINES, MAX_COLUMNS = 300, 120
 
 
 def committed():
