@@ -28,7 +28,7 @@ from qwenlab.config import TrainConfig, read_config
 from qwenlab.data.dataset import Dataset, read_dataset
 from qwenlab.files import REPOSITORY, atomic_write_json, sha256_json
 from qwenlab.lab import world
-from qwenlab.lab.judge import load_judge, rate
+from qwenlab.lab.judge import Reading, load_judge, rate
 from qwenlab.lab.judge.reading import FILES as JUDGE
 from qwenlab.lab.results import STAMP_KEY, stamp_result
 from qwenlab.lab.world.sample import SAMPLE_COUNT, character_test_scenes, sample_scenes, write_scenes
@@ -68,6 +68,21 @@ def paired_difference(values: Sequence[float], others: Sequence[float]) -> dict[
     return {"value": mean, "low": mean - half, "high": mean + half}
 
 
+def kept_pictures(folder: Path, scenes: list[world.Scene], size: int) -> Dataset:
+    """Scenes as a data set in `folder`, `size` pixels a side; drawn once."""
+    if not (folder / "captions.jsonl").exists():  # written last
+        write_scenes(folder, scenes, size)
+    return read_dataset(folder)
+
+
+def count_right(readings: Sequence[Reading], scenes: Sequence[world.Scene]) -> dict[str, int]:
+    """Of each of `MEASURES`: in how many pictures the judge reads what their scenes ask for."""
+    right = {"identity": sum(reading.is_character for reading in readings)}
+    for name in MEASURES[1:]:
+        right[name] = sum(r.attributes[name] == getattr(s, name) for r, s in zip(readings, scenes, strict=True))
+    return right
+
+
 class Bench:
     """The pipeline, the pictures, the prompts, and the rows that are finished."""
 
@@ -76,8 +91,9 @@ class Bench:
         self.judge = load_judge()
         self.scenes = character_test_scenes(count, PROMPT_SEED)
         self.sample = read_dataset(REPOSITORY / "data_sample")
-        self.more = self.pictures("more", more_scenes(max(SIZES) - SAMPLE_COUNT), 1024)
-        renderings = self.pictures("held_out", character_test_scenes(LOSS_PICTURES, LOSS_SEED), config.resolution)
+        self.more = kept_pictures(work / "more", more_scenes(max(SIZES) - SAMPLE_COUNT), 1024)
+        held_out = character_test_scenes(LOSS_PICTURES, LOSS_SEED)
+        renderings = kept_pictures(work / "held_out", held_out, config.resolution)
         self.held_out: TrainingSet = encode_dataset(self.pipeline, renderings, config, work / "cache")
         self.settings = {
             "model": model, "config": config.hash(), "prompts": count, "sampler_steps": SAMPLER_STEPS,
@@ -87,25 +103,13 @@ class Bench:
         made_with = stamp_result({}, weights=self.weights, config=self.settings)[STAMP_KEY]
         self.key = sha256_json([made_with["weights"], made_with["config"]])[:12]
 
-    def pictures(self, name: str, scenes: list[world.Scene], size: int) -> Dataset:
-        """Scenes as a data set in the work folder, written once; captions.jsonl is written last."""
-        folder = self.work / name
-        if not (folder / "captions.jsonl").exists():
-            write_scenes(folder, scenes, size)
-        return read_dataset(folder)
-
     def measure(self) -> dict[str, Any]:
         """What the pipeline draws and how well it predicts now: counts of `MEASURES`, and the held-out flow loss."""
         prompts = [world.caption(scene) for scene in self.scenes]
         seeds = [PROMPT_SEED + number for number in range(len(prompts))]
         readings = self.judge.read(generate(self.pipeline, prompts, seeds, steps=SAMPLER_STEPS, guidance=GUIDANCE))
-        right = {"identity": sum(reading.is_character for reading in readings)}
-        for name in ("action", "background"):
-            right[name] = sum(
-                r.attributes[name] == getattr(s, name) for r, s in zip(readings, self.scenes, strict=True)
-            )
         loss = float(np.mean(list(held_out_loss(self.pipeline, self.held_out).values())))
-        return right | {"total": len(prompts), "held_out_loss": loss}
+        return count_right(readings, self.scenes) | {"total": len(prompts), "held_out_loss": loss}
 
     def row(self, count: int, seed: int) -> dict[str, Any]:
         """A finished run of `count` pictures from the work folder, or a new one; 0 pictures are the base."""

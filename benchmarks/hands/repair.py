@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.data.size import kept_pictures
 from benchmarks.hands.results import RECORDS, read_pictures, spread, write_table
 from qwenlab.config import TrainConfig, read_config
 from qwenlab.data.dataset import Dataset, read_dataset
@@ -49,7 +50,7 @@ from qwenlab.lab.judge.second import WEIGHTS as SECOND
 from qwenlab.lab.judge.second import load_second_judge
 from qwenlab.lab.results import stamp_result
 from qwenlab.lab.world.attributes import BACKGROUNDS, OPEN_HAND_ACTIONS
-from qwenlab.lab.world.sample import is_reserved, write_scenes
+from qwenlab.lab.world.sample import is_reserved
 from qwenlab.lora.io import load_lora, remove_lora
 from qwenlab.model.generation import NEGATIVE_PROMPT
 from qwenlab.model.micro_weights import MICRO_WEIGHTS
@@ -281,10 +282,9 @@ class Bench:
 
     def held_out(self) -> TrainingSet:
         """64 renderings of other scenes in the test pairs, encoded."""
-        folder = self.work / "held_out"
-        if not (folder / "captions.jsonl").exists():
-            write_scenes(folder, test_scenes(64, PROMPT_SEED + 1), self.config.resolution)
-        return encode_dataset(self.pipeline, read_dataset(folder), self.config, self.work / "cache")
+        scenes = test_scenes(64, PROMPT_SEED + 1)
+        renderings = kept_pictures(self.work / "held_out", scenes, self.config.resolution)
+        return encode_dataset(self.pipeline, renderings, self.config, self.work / "cache")
 
 
 def record_path(name: str, seed: int) -> Path:

@@ -16,9 +16,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.training.choices import Bench, as_line, study_config, study_parser, study_settings, summary
+from benchmarks.training.choices import Bench, as_line, study_config, study_parser, summary, write_study
 from qwenlab.files import atomic_write_json
-from qwenlab.lab.results import stamp_result
 from qwenlab.lora.io import load_lora, remove_lora
 from qwenlab.model.quantize import QUANTISED
 
@@ -58,11 +57,7 @@ def main() -> None:
             others = [drawn_in_bf16(benches[precision], benches["bf16"], changes, seed) for seed in options.seeds]
             runs[f"{name}, drawn in bf16"] = others
     result = {name: summary(rows, None if name == "bf16" else runs["bf16"]) for name, rows in runs.items()}
-    made = stamp_result(
-        result, weights=benches["bf16"].weights, config=study_settings(config, options) | {"variants": VARIANTS},
-        command=f"python -m benchmarks.memory.precision --prompts {options.prompts}",
-    )  # fmt: skip
-    atomic_write_json(options.out, made)
+    write_study(result, benches["bf16"], options, f"memory.precision --prompts {options.prompts}", variants=VARIANTS)
     for name, row in result.items():
         print(as_line(name, row))
 

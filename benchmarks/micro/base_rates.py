@@ -52,15 +52,27 @@ def anatomy_rates(readings: list[Reading], judge: Judge) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def drawing_parser(description: str, name: str, *, count: int, seed: int, guidance: float) -> argparse.ArgumentParser:
+    """The options of benchmarks that draw `count` prompts, one picture each; their results carry `name`."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", default="micro")
-    parser.add_argument("--count", type=int, default=512)
-    parser.add_argument("--seed", type=int, default=512_000, help="of the scenes; picture i is drawn with seed + i")
+    parser.add_argument("--count", type=int, default=count)
+    parser.add_argument("--seed", type=int, default=seed, help="of the scenes; picture i is drawn with seed + i")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=4.0)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/micro/base_rates.json")
-    options = parser.parse_args()
+    parser.add_argument("--guidance", type=float, default=guidance)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / f"benchmarks/{name}.json")
+    return parser
+
+
+def write_rates(result: dict[str, Any], options: argparse.Namespace, **made_of: Any) -> None:
+    """Store a result in `options.out`, stamped with judge, model, the options of `drawing_parser` and `made_of`."""
+    config = {name: getattr(options, name) for name in ("model", "count", "seed", "steps", "guidance")} | made_of
+    model = MICRO_WEIGHTS if options.model == "micro" else Path(options.model)
+    atomic_write_json(options.out, stamp_result(result, weights=[*JUDGE, model], config=config))
+
+
+def main() -> None:
+    options = drawing_parser(__doc__, "micro/base_rates", count=512, seed=512_000, guidance=4.0).parse_args()
     judge, pipeline = load_judge(), load_pipeline(options.model)
     scenes = held_out_scenes(options.count, options.seed)
     start = time.monotonic()
@@ -80,9 +92,7 @@ def main() -> None:
         "rendering_attributes": attribute_rates(true, scenes),
         "identity": sum(reading.is_character for reading in readings),
     }
-    config = {k: v for k, v in vars(options).items() if k != "out"} | {"open_hands": OPEN_HANDS}
-    model = MICRO_WEIGHTS if options.model == "micro" else Path(options.model)
-    atomic_write_json(options.out, stamp_result(result, weights=[*JUDGE, model], config=config))
+    write_rates(result, options, open_hands=OPEN_HANDS)
     for name, row in result["attributes"].items():
         print(f"{name:12} {row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]  chance {row['chance']:.3f}")
     for name in ("hands", "hands_corrected", "feet", "feet_corrected"):

@@ -24,10 +24,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.data.size import MEASURES, paired_difference
-from benchmarks.training.choices import Bench, as_line, study_config, study_parser, study_settings, summary
+from benchmarks.training.choices import Bench, as_line, study_config, study_parser, summary, write_study
 from qwenlab.files import atomic_write_json
 from qwenlab.lab import world
-from qwenlab.lab.results import stamp_result
 from qwenlab.lora.io import remove_lora
 from qwenlab.lora.layers import lora_layers
 from qwenlab.lora.rank import change_ranks, prefix
@@ -129,11 +128,7 @@ def main() -> None:
         ("DyLoRA", f"prefix {rank}") for rank in SMALL
     ]:
         result[f"{name}, {key}"] = row_summary([run[key] for run in runs[name]], reference)
-    made = stamp_result(
-        {"arms": result}, weights=bench.weights, config=study_settings(config, options) | {"arms": every},
-        command="python -m benchmarks.rank.dynamic",
-    )  # fmt: skip
-    atomic_write_json(options.out, made)
+    write_study({"arms": result}, bench, options, "rank.dynamic", arms=every)
     for name, row in result.items():
         print(as_line(name, row))
 

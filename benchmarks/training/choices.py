@@ -22,15 +22,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.data.size import LOSS_PICTURES, LOSS_SEED, MEASURES, PROMPT_SEED, paired_difference
+from benchmarks.data.size import (
+    LOSS_PICTURES,
+    LOSS_SEED,
+    MEASURES,
+    PROMPT_SEED,
+    count_right,
+    kept_pictures,
+    paired_difference,
+)
 from qwenlab.config import TrainConfig, read_config
-from qwenlab.data.dataset import read_dataset
 from qwenlab.files import REPOSITORY, atomic_write_json, sha256_json
 from qwenlab.lab import world
 from qwenlab.lab.judge import load_judge, rate
 from qwenlab.lab.judge.reading import FILES as JUDGE
 from qwenlab.lab.results import STAMP_KEY, stamp_result
-from qwenlab.lab.world.sample import character_test_scenes, write_scenes
+from qwenlab.lab.world.sample import character_test_scenes
 from qwenlab.lora.io import remove_lora
 from qwenlab.model.generation import generate
 from qwenlab.model.micro_weights import MICRO_WEIGHTS
@@ -65,10 +72,8 @@ class Bench:
         self.model, self.config, self.prompts, self.work = model, config, prompts, work
         self.pipeline, self.judge = load_pipeline(model, precision), load_judge()
         self.scenes = character_test_scenes(prompts, PROMPT_SEED)
-        folder = work / "held_out"
-        if not (folder / "captions.jsonl").exists():  # written last
-            write_scenes(folder, character_test_scenes(LOSS_PICTURES, LOSS_SEED), config.resolution)
-        self.renderings = read_dataset(folder)
+        held_out = character_test_scenes(LOSS_PICTURES, LOSS_SEED)
+        self.renderings = kept_pictures(work / "held_out", held_out, config.resolution)
         self.weights = [*JUDGE, MICRO_WEIGHTS if model == "micro" else Path(model)]
         self.hashes = stamp_result({}, weights=self.weights)[STAMP_KEY]["weights"]
 
@@ -88,12 +93,7 @@ class Bench:
 
     def read(self, images: list[Image.Image]) -> dict[str, Any]:
         """The counts in pictures of the prompts, and how well the pipeline predicts."""
-        readings = self.judge.read(images)
-        right = {"identity": sum(reading.is_character for reading in readings)}
-        for name in ("action", "background"):
-            right[name] = sum(
-                r.attributes[name] == getattr(s, name) for r, s in zip(readings, self.scenes, strict=True)
-            )
+        right = count_right(self.judge.read(images), self.scenes)
         loss = {f"{sigma:g}": value for sigma, value in held_out_loss(self.pipeline, self.held_out()).items()}
         return right | {"total": len(images), "held_out_loss": loss}
 
@@ -164,9 +164,14 @@ def study_config(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     )  # fmt: skip
 
 
-def study_settings(config: TrainConfig, options: argparse.Namespace) -> dict[str, Any]:
-    """What a result says of how it was made."""
-    return {"config": config.hash(), "steps": options.steps, "seeds": options.seeds, "prompts": options.prompts}
+def write_study(
+    result: dict[str, Any], bench: Bench, options: argparse.Namespace, command: str, **made_of: Any
+) -> None:
+    """Store the result of a study in `options.out`, stamped with its settings and what it is `made_of`."""
+    settings = {"config": bench.config.hash(), "steps": options.steps, "seeds": options.seeds}
+    settings |= {"prompts": options.prompts} | made_of
+    made = stamp_result(result, weights=bench.weights, config=settings, command=f"python -m benchmarks.{command}")
+    atomic_write_json(options.out, made)
 
 
 def as_line(name: str, row: dict[str, Any]) -> str:
@@ -188,11 +193,7 @@ def main() -> None:
         result[study] = {name: summary(rows, None if name == first else runs[first]) for name, rows in runs.items()}
     if options.studies:
         return
-    made = stamp_result(
-        result, weights=bench.weights, config=study_settings(config, options) | {"studies": STUDIES},
-        command="python -m benchmarks.training.choices",
-    )  # fmt: skip
-    atomic_write_json(options.out, made)
+    write_study(result, bench, options, "training.choices", studies=STUDIES)
     for study in STUDIES:
         for name, row in result[study].items():
             print(f"{study:14} {as_line(name, row)}")

@@ -7,21 +7,18 @@ rest of the prompt are right.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qwenlab.files import REPOSITORY, atomic_write_json, sha256_file
+from benchmarks.micro.base_rates import drawing_parser, write_rates
+from qwenlab.files import sha256_file
 from qwenlab.lab import world
 from qwenlab.lab.judge import Reading, attribute_rate, hand_right_rate, identity_rate, load_judge
-from qwenlab.lab.judge.reading import FILES as JUDGE
-from qwenlab.lab.results import stamp_result
 from qwenlab.lora.io import load_lora, lora_metadata
 from qwenlab.model.generation import generate
-from qwenlab.model.micro_weights import MICRO_WEIGHTS
 from qwenlab.model.pipeline import load_pipeline
 
 _ATTRIBUTES = (
@@ -46,14 +43,8 @@ def rates(readings: list[Reading], scenes: list[world.Scene]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = drawing_parser(__doc__, "training/identity", count=128, seed=128_000, guidance=2.5)
     parser.add_argument("--lora", type=Path, required=True, help="a LoRA trained on data_sample")
-    parser.add_argument("--model", default="micro")
-    parser.add_argument("--count", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=128_000, help="of the scenes; picture i is drawn with seed + i")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=2.5)
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks/training/identity.json")
     options = parser.parse_args()
     judge, pipeline = load_judge(), load_pipeline(options.model)
     scenes = character_scenes(options.count, options.seed)
@@ -64,10 +55,8 @@ def main() -> None:
             load_lora(pipeline, options.lora)
         images = generate(pipeline, prompts, seeds, steps=options.steps, guidance=options.guidance)
         result[name] = rates(judge.read(images), scenes)
-    config = {k: v for k, v in vars(options).items() if k not in ("out", "lora")}
-    config |= {"lora_sha256": sha256_file(options.lora), "lora_metadata": lora_metadata(options.lora)}
-    model = MICRO_WEIGHTS if options.model == "micro" else Path(options.model)
-    atomic_write_json(options.out, stamp_result(result, weights=[*JUDGE, model], config=config))
+    made_of = {"lora_sha256": sha256_file(options.lora), "lora_metadata": lora_metadata(options.lora)}
+    write_rates(result, options, **made_of)
     for attribute, row in result["lora"].items():
         base = result["base"].get(attribute)
         before = f"{base['value']:.3f}" if base else "-"

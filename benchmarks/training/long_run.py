@@ -23,7 +23,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.data.size import LOSS_PICTURES, LOSS_SEED, MORE_SEED, PROMPT_SEED, more_scenes
+from benchmarks.data.size import (
+    LOSS_PICTURES,
+    LOSS_SEED,
+    MORE_SEED,
+    PROMPT_SEED,
+    count_right,
+    kept_pictures,
+    more_scenes,
+)
 from qwenlab.config import TrainConfig, read_config
 from qwenlab.data.dataset import Dataset, read_dataset, split_dataset
 from qwenlab.files import REPOSITORY, atomic_write_json, sha256_json
@@ -32,7 +40,7 @@ from qwenlab.lab.judge import load_judge, rate
 from qwenlab.lab.judge.reading import FILES as JUDGE
 from qwenlab.lab.judge.reading import judge_features
 from qwenlab.lab.results import STAMP_KEY, stamp_result
-from qwenlab.lab.world.sample import character_test_scenes, write_scenes
+from qwenlab.lab.world.sample import character_test_scenes
 from qwenlab.lora.io import load_lora, remove_lora
 from qwenlab.model.generation import generate
 from qwenlab.model.micro_weights import MICRO_WEIGHTS
@@ -66,21 +74,16 @@ class Bench:
             Image.open(sample.path).convert("RGB").resize((config.resolution,) * 2, Image.Resampling.LANCZOS)
             for sample in self.training.samples
         ]
-        self.new = self.pictures("new", more_scenes(NEW_PICTURES), 1024)
-        self.other = self.pictures("other", other_scenes(NEW_PICTURES), 1024)
+        self.new = kept_pictures(work / "new", more_scenes(NEW_PICTURES), 1024)
+        self.other = kept_pictures(work / "other", other_scenes(NEW_PICTURES), 1024)
+        renderings = kept_pictures(work / "held_out", character_test_scenes(LOSS_PICTURES, LOSS_SEED), 128)
         self.held_out = {
             "validation": self.encode(self.validation),
             "training": self.encode(self.training),
-            "renderings": self.encode(self.pictures("held_out", character_test_scenes(LOSS_PICTURES, LOSS_SEED), 128)),
+            "renderings": self.encode(renderings),
         }
         self.weights = [*JUDGE, MICRO_WEIGHTS]
         self.hashes = stamp_result({}, weights=self.weights)[STAMP_KEY]["weights"]
-
-    def pictures(self, name: str, scenes: list[world.Scene], size: int) -> Dataset:
-        folder = self.work / name
-        if not (folder / "captions.jsonl").exists():  # written last
-            write_scenes(folder, scenes, size)
-        return read_dataset(folder)
 
     def encode(self, dataset: Dataset) -> TrainingSet:
         return encode_dataset(self.pipeline, dataset, self.config, self.work / "cache")
@@ -92,11 +95,7 @@ class Bench:
         """Everything, for the LoRA that the pipeline carries now."""
         texts = [world.caption(scene) for scene in self.scenes]
         drawn = self.draw(texts, [PROMPT_SEED + number for number in range(PROMPTS)])
-        readings = self.judge.read(drawn)
-        right = {"identity": sum(reading.is_character for reading in readings)}
-        for name in ("action", "background"):
-            pairs = zip(readings, self.scenes, strict=True)
-            right[name] = sum(r.attributes[name] == getattr(s, name) for r, s in pairs)
+        right = count_right(self.judge.read(drawn), self.scenes)
         varied = self.draw(texts[:VARIED] * EACH, [PROMPT_SEED + 1000 + number for number in range(VARIED * EACH)])
         features = judge_features(self.judge, self.real), judge_features(self.judge, drawn)
         loss = {name: held_out_loss(self.pipeline, pictures) for name, pictures in self.held_out.items()}
