@@ -16,9 +16,9 @@ from qwenlab.config import config_from_mapping, read_config
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY
 from qwenlab.memory.cards import CARDS, find_card
-from qwenlab.memory.command import config_text
+from qwenlab.memory.command import config_text, report
 from qwenlab.memory.formula import GIB, predict_step
-from qwenlab.memory.plan import MARGIN, all_options, best_of_each_precision, least, smaller
+from qwenlab.memory.plan import MARGIN, MEASURED_UTILISATION, all_options, best_of_each_precision, least, smaller
 from qwenlab.memory.settings import MICRO, StepSettings
 from qwenlab.memory.simulate import simulate_step
 from qwenlab.model.pipeline import place_pipeline
@@ -194,3 +194,20 @@ def test_the_precision_benchmark_measures_each_lora_twice(monkeypatch, tmp_path)
 def test_every_variant_of_precision_is_a_valid_configuration():
     assert [config_from_mapping(changes).base_precision for changes in precision.VARIANTS.values()]
     assert next(iter(precision.VARIANTS)) == "bf16", "the reference"
+
+
+def test_the_measured_share_of_the_peak_is_the_stored_one():
+    stored = json.loads((REPOSITORY / "benchmarks/memory/full_scale_qwen-image.json").read_text())
+    (row,) = [row for row in stored["rows"] if "utilisation" in row]
+    assert round(row["utilisation"], 3) == MEASURED_UTILISATION
+    lines, _ = report(StepSettings(), find_card("H100"))
+    assert any("reached 16%" in line for line in lines)
+
+
+@pytest.mark.parametrize("gib", ["6", "8"])
+def test_a_card_that_is_too_small_is_told_of_the_smallest_that_fits(gib):
+    lines, best = report(StepSettings(), find_card(gib))
+    assert best is None and "blocks_to_swap" in lines[-2]
+    wanted = int(lines[-1].split("Rent a card of ")[1].split(" GiB")[0])
+    assert report(StepSettings(), find_card(str(wanted)))[1] is not None
+    assert report(StepSettings(), find_card(str(wanted - 1)))[1] is None
