@@ -16,7 +16,7 @@ from qwenlab.model.limits import MAX_SIDE, MAX_TOKENS
 # The share of a card's peak that such a step reaches: an assumption, between what eager programs (a third) and tuned
 # ones (a half) show. Quantised weights are made anew for each product, which costs a tenth.
 UTILISATION = {"fp32": 0.4, "bf16": 0.4, "int8": 0.36, "nf4": 0.36}
-# What the one step of the full size that ran on a card reached: H100, bf16 (benchmarks/memory/full_scale_qwen-image.json).
+# What the one step of the full size that ran on a card reached: H100, bf16 (benchmarks/memory/full_scale_*.json).
 MEASURED_UTILISATION = 0.155
 # Room for what the formula misses: at Qwen-Image's width it is up to 1.4% under the executed step (5% for tiny models).
 MARGIN = 1.05
