@@ -120,6 +120,10 @@ def test_gradients_are_the_stock_models():
         for layer in ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
         for kind in ("weight", "bias")
     }
+    for gradients in given.values():  # these have one, of zero: shift 1 and scale 1 act on keys and values
+        last = {name: gradients[f"transformer_blocks.2.{name}.weight"] for name in ("attn.add_q_proj", "txt_mod.1")}
+        assert not last["attn.add_q_proj"].any()
+        assert [bool(part.any()) for part in last["txt_mod.1"].chunk(6)] == [True, True, False, False, False, False]
 
 
 @torch.no_grad()
