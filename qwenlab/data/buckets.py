@@ -124,12 +124,17 @@ def shuffled_captions(text: str, count: int = 4, seed: int = 0, keep_first: int 
 _SIDES = {"左": "右", "右": "左", "left": "right", "right": "left"}
 _SIDE = re.compile(r"左右|右左|左|右|\b(?:left|right)\b", re.IGNORECASE)
 _ONE_WAY = re.compile(
-    r"文字|字样|汉字|书法|题字|招牌|标语|时钟|钟表|logo|\btext\b|\bletters?\b|\bsign\b", re.IGNORECASE
+    r'文字|字样|字母|汉字|书法|题字|写[着有]|[印绣刻][着有][A-Za-z“"「]|招牌|标语|时钟|钟表|眼罩'
+    r"|logo|\btext\b|\bletters?\b|\bsign\b|\beye ?patch\b",
+    re.IGNORECASE,
 )
 
 
 def can_flip(text: str) -> bool:
-    """Whether a mirror image would be right: false when the caption speaks of writing or a clock."""
+    """Whether a mirror image would be right: false when the caption speaks of writing, a clock or an eye patch.
+
+    A list of words: what the caption leaves out, or says in other words, is not refused.
+    """
     return not _ONE_WAY.search(text)
 
 

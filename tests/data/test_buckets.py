@@ -124,3 +124,10 @@ def test_mirroring_exchanges_left_and_right(text, mirrored):
 def test_writing_is_not_mirrored():
     assert can_flip(CAPTION) and can_flip("1女孩, 左手, a design")
     assert not any(can_flip(text) for text in ("1女孩, 招牌上的文字", "a T-shirt with a Logo", "holds a sign"))
+    assert not any(can_flip(text) for text in ("1男孩, T恤上写着HELLO", "帽子上绣有LOVE", "石碑上刻着“福”"))
+    assert can_flip("1女孩, 围裙上绣着樱花, 衣服印有条纹")  # a pattern, no writing
+
+
+def test_an_eye_patch_is_not_mirrored():
+    assert can_flip("1女孩, 戴眼镜, 闭着眼睛, 站着")
+    assert not any(can_flip(text) for text in ("1女孩, 戴眼罩", "a pirate with an eye patch", "an eyepatch"))

@@ -13,7 +13,7 @@ from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya
 from qwenlab.data.reader.lines import read_lines
 from qwenlab.data.reader.listing import MASKS, METADATA
-from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name
+from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name, locate
 from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
 from qwenlab.data.reader.parsing import Parsed, parse_json, parse_record
 from qwenlab.data.reader.sidecars import find_sidecars, read_sidecar
@@ -93,11 +93,13 @@ def _pictures(layout: Layout, records: Sequence[Record]) -> dict[str, Path]:
 
 def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding], list[str]]:
     """The records, what is wrong, and remarks on how names and columns were understood."""
-    if layout.kind == "sidecars":
-        return *_read_sidecars(layout, encoding), []
-    if layout.kind == "folders":
+    if layout.kind in ("sidecars", "folders"):
+        findings = _drop_what_leads_out(layout)
+        if layout.kind == "sidecars":
+            records, found = _read_sidecars(layout, encoding)
+            return records, findings + found, []
         pictures = layout.listing.pictures
-        return [Record(p.parent.name, 1, name, kohya(p.parent)[1], p) for name, p in pictures.items()], [], []
+        return [Record(p.parent.name, 1, name, kohya(p.parent)[1], p) for name, p in pictures.items()], findings, []
     records, findings, remarks = [], [], []
     for source in layout.sources:
         name = source.path.relative_to(layout.folder).as_posix()
@@ -117,7 +119,8 @@ def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding], l
                         if base != layout.folder
                         else "the data set's folder"
                     )
-                    remarks.append(f"{plural(count, 'name')} in {name} count from {place}")
+                    verb = "counts" if count == 1 else "count"
+                    remarks.append(f"{plural(count, 'name')} in {name} {verb} from {place}")
     return records, findings, remarks
 
 
@@ -171,6 +174,16 @@ def _located(
         findings.append(Finding("outside", where, f"'{shown(parsed.name)}' leads out of the folder"))
         return None
     return Record(where, number, parsed.name, parsed.text, path, None, parsed.changes)
+
+
+def _drop_what_leads_out(layout: Layout) -> list[Finding]:
+    """Take links to files outside out of the listing; a finding for each."""
+    findings = []
+    for files in (layout.listing.pictures, layout.listing.texts):
+        for name in [name for name in files if locate(layout.listing.top, name) is None]:
+            del files[name]
+            findings.append(Finding("outside", name, f"'{shown(name)}' is a link that leads out of the folder"))
+    return findings
 
 
 def _read_sidecars(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding]]:
