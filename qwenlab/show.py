@@ -146,7 +146,8 @@ def image_table(
     """Show pictures in a notebook with a description, captions in any script, and heads of columns and rows.
 
     alt: one sentence that says what the pictures show (required); it stands below them.
-    captions: one for each picture, or one for each row of the grid; of several the grid carries the numbers.
+    captions: one for each picture, or one for each row of the grid; the grid carries their numbers, if `rows` does not
+        name the rows.
     heads, rows: Latin texts over the columns and left of the rows, such as ("base", "LoRA").
     Pictures of at most 256 pixels are shown at twice their size where the page has room. Raises ValueError when the
     counts do not fit.
@@ -158,8 +159,8 @@ def image_table(
     labels = None
     if captions and len(captions) not in (len(images), count):
         raise ValueError(f"{len(captions)} captions for {len(images)} pictures in {count} rows")
-    if len(captions) > 1:
-        each = len(captions) == len(images)
+    each = len(captions) == len(images)
+    if len(captions) > 1 and (each or not rows):  # heads of rows stand in the order of the list
         labels = [str(index + 1 if each else index // columns + 1) for index in range(len(images))]
     sheet = grid(images, labels, columns, heads, rows)
     small = max(max(image.size) for image in images) <= _SMALL

@@ -71,6 +71,14 @@ def test_one_caption_needs_no_number(pictures, shown):
     assert table.sheet.size == image_table(pictures[:3], alt="Three colours.").sheet.size, "no line for numbers"
 
 
+def test_named_rows_need_no_numbers(pictures):
+    heads = {"alt": "Six colours.", "columns": 3, "rows": ["base", "LoRA"]}
+    table = image_table(pictures, ["双马尾", "短发"], **heads)
+    assert table.sheet.size == image_table(pictures, **heads).sheet.size and len(table.captions) == 2
+    each = image_table(pictures, list("abcdef"), **heads)
+    assert each.sheet.height > table.sheet.height, "a caption for each picture does"
+
+
 def test_the_description_is_visible_without_captions_too(pictures, shown):
     image_table(pictures, alt="Six & more.")._ipython_display_()
     _, (words, _) = shown
