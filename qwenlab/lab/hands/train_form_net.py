@@ -137,16 +137,21 @@ def accuracy(network: FormNet, data: tuple[Tensor, Tensor, Tensor]) -> dict[str,
     return {kind: float(hits[kinds == k].float().mean()) for k, kind in enumerate(KINDS)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=4000)
-    parser.add_argument("--steps", type=int, default=1200)
+def options_of_two_parts(description: str, *, pictures: int, steps: int, labels: Path, out: Path) -> argparse.Namespace:
+    """The options of a training on drawings that goes on with labelled feet."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=pictures)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--further", type=int, default=400, help="steps with labelled feet")
     parser.add_argument("--redrawn", type=int, default=800, help="feet as an inpainting leaves them")
-    parser.add_argument("--labels", type=Path, default=LABELS)
-    parser.add_argument("--from-shipped", action="store_true", help="take the shipped network for the first part")
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    options = parser.parse_args()
+    parser.add_argument("--labels", type=Path, default=labels)
+    parser.add_argument("--from-shipped", action="store_true", help="take what is shipped for the first part")
+    parser.add_argument("--out", type=Path, default=out)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = options_of_two_parts(__doc__, pictures=4000, steps=1200, labels=LABELS, out=WEIGHTS)
     vae = load_vae(MICRO_WEIGHTS)
     data = examples(np.random.default_rng(SEED), options.pictures, vae)
     network = load_form_net() if options.from_shipped else train(data, options.steps)

@@ -11,9 +11,7 @@ from; LoRAs of other seeds drew them, of the same prompts and from the same nois
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ from qwenlab.hands.squares import as_tensor, cut
 from qwenlab.lab import world
 from qwenlab.lab.hands.melt import melt
 from qwenlab.lab.hands.redrawn import redrawn_feet
-from qwenlab.lab.hands.train_form_net import labelled_feet
+from qwenlab.lab.hands.train_form_net import labelled_feet, options_of_two_parts
 from qwenlab.lab.judge.examples import IGNORE, NONE, draw_scene, feet_label, hand_label, third_foot_hidden
 from qwenlab.lab.judge.networks import FEET_CLASSES, HAND_CLASSES
 from qwenlab.lab.judge.second import CLASSES, CONTEXT, SIDE, WEIGHTS, SquareNet, load_second_judge
@@ -107,15 +105,7 @@ def accuracy(network: SquareNet, data: tuple[Tensor, Tensor], right: int) -> tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=5_000)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--further", type=int, default=400, help="steps with labelled feet")
-    parser.add_argument("--redrawn", type=int, default=800, help="feet as an inpainting leaves them")
-    parser.add_argument("--labels", type=Path, default=LABELS)
-    parser.add_argument("--from-shipped", action="store_true", help="take the shipped networks for the first part")
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
-    options = parser.parse_args()
+    options = options_of_two_parts(__doc__, pictures=5000, steps=1500, labels=LABELS, out=WEIGHTS)
     vae = load_vae(MICRO_WEIGHTS)
     data, held_out = squares(options.pictures, SEED, vae), squares(1000, SEED + 1, vae, share=1.0)
     shipped = load_second_judge().networks if options.from_shipped else {}
