@@ -54,7 +54,7 @@ class FileReport:
             say += f" left after {self.mended} safe rewrite{'s' * (self.mended != 1)}"
         notes = self.report.notes
         if self.numbered:
-            notes = (f"{self.numbered} captions got the number in front, and so must every prompt", *notes)
+            notes = (f"{plural(self.numbered, 'caption')} got the number in front, and so must every prompt", *notes)
         return "\n".join([say, *(f"note: {note}" for note in notes)])
 
 

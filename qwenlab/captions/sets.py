@@ -104,7 +104,8 @@ def _offer_numbers(
     lacking = {index for index, finding in found if finding.rule in _UNNUMBERED and not captions[index].subjects}
     if not mendable:
         return found, 0, ()
-    count = f"{len(mendable)} of {len(captions)} captions lack the number of the character, or have it later"
+    lack, have = ("lacks", "has") if len(mendable) == 1 else ("lack", "have")
+    count = f"{len(mendable)} of {len(captions)} captions {lack} the number of the character, or {have} it later"
     if left := sorted(lacking - mendable):
         which = ", ".join(str(index + 1) for index in left[:_SHOWN]) + (", ..." if len(left) > _SHOWN else "")
         note = f"{count}; it is added to none of them, for caption {which} would stay without: write that first"
