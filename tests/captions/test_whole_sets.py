@@ -45,7 +45,7 @@ def test_all_captions_of_a_set_change_together():
         report = lint_set(texts)
         lacking = len(unnumbered(texts))
         assert report.numbered == lacking and all(finding.safe for _, finding in report.findings)
-        assert f"{lacking} of 8 captions lack the number" in report.notes[0] and "every prompt" in report.notes[0]
+        assert f"{lacking} of 8 captions lack" in report.notes[0] and "every prompt" in report.notes[0]
         assert fix_set(texts) == (NUMBERED, lacking)
 
 
