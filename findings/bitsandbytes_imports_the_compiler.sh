@@ -2,7 +2,8 @@
 # bitsandbytes 0.50.2 hands some of its functions to torch.compile while it is imported, and torch 2.15.0 imports the
 # whole compiler (torch._inductor.compile_fx) for that. `from diffusers import QwenImagePipeline` (0.42.1) imports
 # bitsandbytes where it is installed, so that drawing in full precision waits for a compiler that nobody calls. Of
-# PyTorch's two switches, TORCHDYNAMO_DISABLE=1 prevents it and TORCH_COMPILE_DISABLE=1 does not. Fails when this changes.
+# PyTorch's two switches, TORCHDYNAMO_DISABLE=1 prevents it and TORCH_COMPILE_DISABLE=1 does not.
+# Fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # QwenImagePipeline of diffusers 0.42.1 has two lengths: `encode_prompt`, which trainers call, keeps 1024 tokens of a
-# prompt, a call of the pipeline 512. Nothing is logged. Two prompts that differ behind token 512 give the same picture, bit by bit;
-# a LoRA trained on long captions is asked with half of them. max_sequence_length=1024 reads all; behind 1024 the end of
-# the chat template is cut off as well. Random weights of the stock classes. Fails when this changes.
+# prompt, a call of the pipeline 512. Nothing is logged. Two prompts that differ behind token 512 give the same
+# picture, bit by bit; a LoRA trained on long captions is asked with half of them. max_sequence_length=1024 reads all; behind 1024
+# the end of the chat template is cut off as well. Random weights of the stock classes. Fails when this changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 if command -v uv > /dev/null; then installer=(uv pip install --quiet --python "$folder/venv/bin/python")
 else installer=("$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check); fi
-"${installer[@]}" torch==2.15.0 torchvision==0.29.2 diffusers==0.42.1 transformers==5.23.0 accelerate==1.15.0 numpy pillow
+"${installer[@]}" torch==2.15.0 torchvision==0.29.2 diffusers==0.42.1 transformers==5.23.0 accelerate==1.15.0 \
+  numpy pillow
 cat > "$folder/program.py" <<'PYTHON'
 import json
 import logging

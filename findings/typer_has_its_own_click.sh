@@ -44,7 +44,8 @@ check() { # typer's version, click's version, expected first line, expected exit
   echo "typer $1, click $2, exit status $status:"
   echo "$output"
   [[ "$output" == "$3"* && $status == "$4" ]]
-  if [[ $5 == yes ]]; then [[ "$output" == *"caught: "* ]]; else [[ "$output" != *"caught: "* && "$output" == *"Usage: "* ]]; fi
+  if [[ $5 == yes ]]; then [[ "$output" == *"caught: "* ]]
+  else [[ "$output" != *"caught: "* && "$output" == *"Usage: "* ]]; fi
 }
 check 0.16.0 8.1.8 "typer's error is click's: True" 3 yes
 check 0.29.2 8.5.1 "typer's error is click's: False" 2 no
