@@ -28,7 +28,6 @@ _MARKS = {
 #: How files of other kinds begin -> what they are.
 _KINDS = (
     (b"SQLite format 3\0", "an SQLite database"),
-    (b"PK\x03\x04", "a ZIP archive, as NumPy's .npz, PyTorch's .pt and .docx files are"),
     (b"PK\x05\x06", "an empty ZIP archive"),
     (b"\x93NUMPY", "a NumPy array (.npy)"),
     (b"PAR1", "a Parquet table"),
@@ -51,9 +50,17 @@ _KINDS = (
     (b"version https://git-lfs", "a Git LFS pointer in place of the file (run git lfs pull)"),
     (b"{\\rtf", "a rich text document (.rtf)"),
 )
-_HEAD = 512  # bytes of a file that tell its kind
-_PICKLE = re.compile(rb"\x80[\x02-\x05][\x95(}\]c\x8a\x8c]")
-_WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|head|body)", re.IGNORECASE)
+SAFETENSORS = "a safetensors file"
+HEAD = 512  # bytes of a file that tell its kind
+# The first file of a ZIP archive tells which kind it is.
+_ZIPS = (
+    (b".npy", "a file of NumPy arrays (.npz)"),
+    (b"data.pkl", "a pickled torch file (.pt, .ckpt), which can run any code when it is opened"),
+    (b"[Content_Types].xml", "an Office document (.docx, .xlsx)"),
+)
+_ZIP = "a ZIP archive, such as a pickled torch file (.pt, .ckpt), which can run any code when it is opened"
+_PICKLE = re.compile(rb"\x80[\x02-\x05][\x95(}\]c\x8a\x8cq]")
+_WEB_PAGE = re.compile(rb"\s*<(!doctype html|html|head|body|\?xml)", re.IGNORECASE)
 
 _PUNCTUATION = frozenset("，。、：；！？“”‘’（）《》〈〉「」『』【】…—·～\u3000") | {
     chr(c) for c in range(0xFF01, 0xFF5F)
@@ -89,15 +96,18 @@ class Decoded(NamedTuple):
 
 def file_kind(head: bytes) -> str:
     """What kind of file begins so, with its article; "" for text and what is not known here."""
+    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 2**28:
+        return SAFETENSORS  # first of all: its first bytes are a number, which may look like any other kind
     for start, kind in _KINDS:
         if head.startswith(start):
             return kind
+    if head.startswith(b"PK\x03\x04"):
+        name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return next((kind for end, kind in _ZIPS if name.endswith(end)), _ZIP)
     if _PICKLE.match(head):
-        return "a Python pickle, which can run any code and is not read"
+        return "a Python pickle, which can run any code when it is opened"
     if _WEB_PAGE.match(head):
         return "a web page saved in place of the file"
-    if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 2**28:
-        return "a safetensors file"
     return ""
 
 
@@ -105,7 +115,7 @@ def kind_of(path: str | Path) -> str:
     """`file_kind` of a file; "" when it cannot be read."""
     try:
         with open(path, "rb") as file:
-            return file_kind(file.read(_HEAD))
+            return file_kind(file.read(HEAD))
     except OSError:
         return ""
 
@@ -128,7 +138,7 @@ def decode(data: bytes, context: str = "") -> Decoded:
 
     context: text of the same file, whose characters make a reading likelier that has them, too.
     """
-    wide = wide_encoding(data[:_HEAD])
+    wide = wide_encoding(data[:HEAD])
     try:
         text = data.decode(wide or "utf-8")
         return Decoded(text, wide.upper().removesuffix("-SIG") or "UTF-8")

@@ -160,7 +160,7 @@ def test_the_sign_at_fault_is_named(tmp_path, text, cause):
         ("trigger: fée\nbase: à\n".encode("cp1252"), "not UTF-8, perhaps Windows-1252"),
         ("rank: 4\n".encode("utf-16"), "not UTF-8, reads as UTF-16"),
         (b"SQLite format 3\0", "is an SQLite database, no YAML configuration"),
-        (b"PK\x03\x04", "is a ZIP archive, as NumPy's .npz"),
+        (b"PK\x03\x04", "is a ZIP archive"),
         (b"\x80\x04\x95\0", "is a Python pickle"),
         (b"\x90\0\0\0\0\0\0\0{}", "is a safetensors file"),
         (b"\x89PNG\r\n\x1a\n", "is a PNG picture"),

@@ -144,6 +144,8 @@ def test_sources_are_read_from_words(tmp_path):
     assert parse_source("a.safetensors:-1").weight == -1
     (tmp_path / "odd:name.safetensors").touch()
     assert parse_source(str(tmp_path / "odd:name.safetensors")).weight == 1
+    with pytest.raises(QwenlabError, match="a full-width colon ：; write FILE.safetensors:0.8"):
+        parse_source("a.safetensors：0.8")
     with pytest.raises(QwenlabError, match="'heavy' is no weight"):
         parse_source("a.safetensors:heavy")
 

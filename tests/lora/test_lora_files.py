@@ -538,6 +538,8 @@ def assert_refused(path, expected, fix=None, form="diffusers"):
         (b"PK\x03\x04" + bytes(100), "pickled torch file"),
         (b"\x80\x02}q\x00." + bytes(100), "can run any code"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"SQLite format 3\0" + bytes(100), "an SQLite database"),
+        (b"PK\x03\x04" + bytes(22) + b"\x05\0\0\0a.npy", "a file of NumPy arrays (.npz)"),
         (b"<!DOCTYPE html><html>404</html>", "web page"),
         (struct.pack("<Q", 2**62) + b"{" + bytes(100), "truncated"),
         (struct.pack("<Q", 20) + b'{"a": nonsense......', "damaged"),

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from qwenlab.errors import QwenlabError
+from qwenlab.sniffing import HEAD, SAFETENSORS, file_kind
 
 MAX_HEADER = 32 * 1024**2  # bytes; 2,520 tensors need 0.4 MB, a trainer's notes on its data set some more
 # safetensors' names of the dtypes that LoRAs come in, and torch's.
@@ -32,13 +33,6 @@ _NUMPY = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
     "BOOL": "?",
 }  # fmt: skip
-_NOT_TENSORS = (
-    (b"PK\x03\x04", "a pickled torch file (.pt, .ckpt), which can run any code when it is opened"),
-    (b"\x80", "a pickled file, which can run any code when it is opened"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch it with git lfs pull"),
-    (b"<", "a web page: the download went to a login or error page"),
-    (b"GGUF", "a GGUF model"),
-)
 
 
 class TensorFile:
@@ -157,12 +151,12 @@ def open_safely(path: Path, framework: str) -> Iterator:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise QwenlabError(f"{path}: no such LoRA file; give the path of a .safetensors file")
+        what = "is a folder" if path.is_dir() else "no such LoRA file"
+        raise QwenlabError(f"{path}: {what}; give the path of a .safetensors file")
     with open(path, "rb") as raw:
-        start = raw.read(32)
-    for magic, what in _NOT_TENSORS:
-        if start.startswith(magic) and start[8:9] != b"{":
-            raise QwenlabError(f"{path}: not opened, it is {what}; get the .safetensors file instead")
+        start = raw.read(HEAD)
+    if (kind := file_kind(start)) not in ("", SAFETENSORS):
+        raise QwenlabError(f"{path}: not opened, it is {kind}; get the .safetensors file instead")
     size, header = path.stat().st_size, int.from_bytes(start[:8], "little")
     if len(start) < 10 or header > size - 8:
         raise QwenlabError(f"{path}: truncated or no safetensors file ({size} bytes); copy or download it again")

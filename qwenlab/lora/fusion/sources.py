@@ -36,6 +36,8 @@ class Source:
 
 def parse_source(text: str) -> Source:
     """`style.safetensors:0.4` -> Source; without a number the weight is 1. Raises QwenlabError for no weight."""
+    if "：" in text and not Path(text).is_file():
+        raise QwenlabError(f"{text}: a full-width colon ：; write FILE.safetensors:0.8")
     path, colon, weight = text.rpartition(":")
     if not colon or weight.endswith(".safetensors") or Path(text).is_file():  # C:\style.safetensors has a colon, too
         return Source(Path(text))
