@@ -1,5 +1,6 @@
 """The `qwenlab` command. Every sub-command is a thin call of a function that notebooks call, too."""
 
+import errno
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typer.core import TyperGroup
 
 from qwenlab.errors import QwenlabError
 
+_REFUSED_BY_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 _UsageError = typer.BadParameter.__base__  # typer brings a click of its own, or uses the installed one
 
 
@@ -25,6 +27,10 @@ class _OneLineErrors(TyperGroup):
                 return super().invoke(ctx)
             except QwenlabError as error:
                 typer.echo(f"qwenlab: {error}", err=True)
+            except OSError as error:
+                if error.errno not in _REFUSED_BY_THE_SYSTEM:
+                    raise
+                typer.echo(f"qwenlab: {error.filename or 'output'}: {error.strerror}", err=True)
             except _UsageError as error:
                 command = error.ctx.command_path if error.ctx else "qwenlab"
                 message = " ".join(error.format_message().split()).rstrip(".")

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from qwenlab.errors import QwenlabError
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 _PACKAGES = ("torch", "diffusers", "transformers", "peft")
 
@@ -47,6 +49,18 @@ def atomic_open(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check_place(path: str | Path, name: str) -> None:
+    """Raise QwenlabError when no file `path` can be: a folder, or below something that is no folder.
+
+    name: the option that gave the path, for the message. Missing folders are fine, writing makes them.
+    """
+    path = Path(path)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not above.is_dir():
+        why = "is a folder" if path.is_dir() else f"{above} is no folder"
+        raise QwenlabError(f"{name} {path}: no file can be written there, {why}; give the path of a new file")
 
 
 def atomic_write_text(path: str | Path, text: str) -> Path:

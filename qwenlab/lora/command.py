@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from qwenlab.errors import QwenlabError, check_range
+from qwenlab.files import atomic_write_bytes, check_place
 from qwenlab.lora.fusion.sources import parse_source
 
 MAX_COUNT = 1000  # pictures of one call
@@ -47,7 +48,6 @@ def draw(
             raise QwenlabError(f"{name}: holds bytes that are no text in the terminal's encoding; use UTF-8")
     pictures = _picture_names(out, count)
     sources = [parse_source(text) for text in loras]
-    from qwenlab.files import atomic_write_bytes
     from qwenlab.lora.io import check_lora_file, load_lora, weigh_loras
     from qwenlab.model.generation import NEGATIVE_PROMPT, generate
     from qwenlab.model.pipeline import load_pipeline
@@ -76,10 +76,8 @@ def _picture_names(out: Path, count: int) -> list[Path]:
         raise QwenlabError(f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp")
     width = len(str(count))
     names = [out] if count == 1 else [out.with_stem(f"{out.stem}-{n:0{width}d}") for n in range(1, count + 1)]
-    above = next(folder for folder in out.absolute().parents if folder.exists())
     for path in names:
-        if path.is_dir() or not above.is_dir():
-            raise QwenlabError(f"--out {path}: no file can be written there; give the path of a new picture")
+        check_place(path, "--out")
     return names
 
 

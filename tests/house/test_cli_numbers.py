@@ -86,6 +86,34 @@ def test_what_a_command_cannot_read_is_one_line(arguments, part):
     assert_one_line_error(runner.invoke(app, arguments), part)
 
 
+@pytest.mark.parametrize(
+    "command", [GENERATE[:3], ["fuse", "none.safetensors"], ["resize", "none.safetensors", "--rank", "4"]]
+)
+def test_a_place_where_no_file_can_be_is_named_before_files_are_read(tmp_path, command):
+    suffix = "png" if command[0] == "generate" else "safetensors"
+    (tmp_path / "file").write_text("")
+    (tmp_path / f"folder.{suffix}").mkdir()
+    for out in (
+        tmp_path / "file" / f"a.{suffix}",
+        tmp_path / "file" / "b" / f"a.{suffix}",
+        tmp_path / f"folder.{suffix}",
+    ):
+        result = runner.invoke(app, [*command, "--out", str(out)])
+        assert_one_line_error(result, f"--out {out}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"folder.{suffix}"]
+
+
+def test_what_the_system_refuses_is_one_line_and_bugs_are_not(monkeypatch):
+    def fails(error):
+        monkeypatch.setattr("qwenlab.course.claims.load_claims", lambda: (_ for _ in ()).throw(error))
+        return runner.invoke(app, ["claims"])
+
+    assert_one_line_error(fails(PermissionError(13, "Permission denied", "a.md")), "a.md: Permission denied")
+    assert_one_line_error(fails(OSError(28, "No space left on device", "b.md")), "b.md: No space left")
+    bug = fails(FileNotFoundError(2, "No such file", "inside.yaml"))
+    assert isinstance(bug.exception, FileNotFoundError)
+
+
 class Drawing:
     """Stands for pipeline and sampler: notes what it is asked for."""
 

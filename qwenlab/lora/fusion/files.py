@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qwenlab.errors import QwenlabError
-from qwenlab.files import sha256_file
+from qwenlab.files import check_place, sha256_file
 from qwenlab.lora.files.reading import LoraFile, open_tensors, read_factors, read_lora
 from qwenlab.lora.files.writing import check_format, check_readable, fix
 from qwenlab.lora.fusion.methods import (
@@ -164,6 +164,7 @@ def read_plain(sources: Sequence[Source], out: Path, layout: str = "diffusers") 
         raise QwenlabError(f"--out {out}: end the name in .safetensors")
     if out.exists():
         raise QwenlabError(f"--out {out}: exists already and is never overwritten; give a new name")
+    check_place(out, "--out")
     loras = [read_lora(source.path) for source in sources]
     for lora in loras:
         for doubt in lora.doubts:
