@@ -113,13 +113,12 @@ def test_generate_writes_the_picture(tmp_path, monkeypatch):
 
 
 def test_train_says_what_to_do_next(tmp_path, monkeypatch):
-    import qwenlab.model.pipeline
-    import qwenlab.training
+    import qwenlab.training.opening
 
     config = tmp_path / "a.yaml"
     config.write_text("max_train_steps: 2\n")
     resumed: list[bool] = []
-    monkeypatch.setattr(qwenlab.model.pipeline, "load_pipeline", lambda base: base)
+    monkeypatch.setattr(qwenlab.training.opening, "load_pipeline", lambda base, precision, device: base)
     monkeypatch.setattr(
         qwenlab.training,
         "train_lora",
