@@ -82,13 +82,12 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
         kernel_name="python3",  # ipykernel's own, so this very interpreter, whatever the file names
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,  # time stamps would change with every run
-        store_widget_state=False,  # widget state breaks the display of notebooks on code-hosting sites
         coalesce_streams=True,  # a progress bar leaves its last state, and not one line for each
         on_cell_start=started,
         on_cell_executed=lambda **_: on_cell(),
     )
     try:
-        client.execute()
+        client.execute()  # without the state of widgets an Output that catches a print would end it with KeyError
     except CellExecutionError as error:
         what = f"{error.ename}: {error.evalue.strip().partition(chr(10))[0]}"
     except DeadKernelError:
@@ -97,6 +96,8 @@ def execute(notebook: NotebookNode, path: Path, on_cell=lambda: None) -> None:
         raise KeyboardInterrupt from None
     else:
         return
+    finally:
+        notebook.metadata.pop("widgets", None)  # it breaks the display of notebooks on code-hosting sites
     raise CellFailed(path, running[0] + 1, notebook.cells[running[0]].get("id", "none"), what)
 
 

@@ -9,7 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from qwenlab.course.tour import NOTEBOOKS, find_notebooks, one_page, run_tour
+from qwenlab.course.tour import NOTEBOOKS, execute, find_notebooks, one_page, run_tour
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY
 
@@ -156,3 +156,10 @@ def test_the_page_of_the_lessons_describes_every_picture_and_asks_no_host():
         tag.decompose()
     prose = " ".join(tag.get_text() for tag in page.select(".jp-RenderedMarkdown"))
     assert "$" not in prose and "\\" not in prose, "a formula was not recognised"
+
+
+def test_a_widget_that_catches_a_print_leaves_no_state(tmp_path):
+    cell = "import ipywidgets\nshown = ipywidgets.Output()\nwith shown:\n    print('caught')\nshown"
+    notebook = new_notebook(cells=[new_markdown_cell("# Widget"), new_code_cell(cell)])
+    execute(notebook, tmp_path / "00_widget.ipynb")
+    assert "widgets" not in notebook.metadata and notebook.cells[1].execution_count == 1
