@@ -145,7 +145,10 @@ def generate(
     size: Annotated[
         str | None, typer.Option(help="Pixels, WIDTHxHEIGHT or one number, multiples of 16; by default the model's")
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What not to draw; empty by default")] = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option(help="What not to draw; empty by default (Qwen-Image-2512's card recommends a long one)"),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Cut prompts after so many tokens, such as 512; by default all 1024 are read")
     ] = None,

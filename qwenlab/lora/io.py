@@ -231,7 +231,8 @@ def _check_layout(shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     foreign = _first(key for key in shapes if not re.fullmatch(r"transformer\..+\.lora_[AB]\.weight", key))
     if foreign:
         raise QwenlabError(
-            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; see qwenlab doctor {path}"
+            f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; see qwenlab doctor {path}, "
+            "which rewrites it with --fix NEW.safetensors"
         )
 
 
