@@ -252,7 +252,7 @@ def test_prefixes_of_dylora_do_what_the_whole_does(config):
     ("text", "message"),
     [
         ("rank_schedule: {1: 8}", "step from 2"),
-        ("rank_schedule: {50: 0}", "rank of 1"),
+        ("rank_schedule: {50: 0}", "a rank from 1"),
         ("rank_schedule: {5000: 8}", "max_train_steps"),
         ("rank_schedule: [8, 12]", "steps and ranks"),
         ("rank_schedule: {50: many}", "steps and ranks"),

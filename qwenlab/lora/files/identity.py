@@ -71,7 +71,8 @@ _WEAK = (
     "name",
 )
 _STRONG = re.compile(
-    r"base_?model|architecture|^arch$|model_(name|type|family|class)|name_or_path|network_module|implementation|^ss_v2$",
+    r"base_?model|architecture|^arch$|model_(name|type|family|class)|name_or_path|network_module|implementation"
+    r"|^ss_v2$",
     re.IGNORECASE,
 )
 _NAMED_OR_DOUBTED = ("modelspec.architecture", "ss_base_model_version")  # an unknown name here is worth a sentence
