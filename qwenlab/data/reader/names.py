@@ -38,22 +38,21 @@ class Lookup:
 
     def find(self, name: str) -> Path | None:
         """The file, or None when no folder has it. Raises Outside."""
-        places = [locate(base, name) for base in self.bases]
-        for base, place in zip(self.bases, places, strict=True):
+        inside = False
+        for base in self.bases:
+            place = locate(base, name)
             if place is None:
                 if _exists(base, name):
                     raise Outside
                 continue
-            if os.path.isfile(place):
-                self.used[base] += 1
-                return place
-            other = self._in_another_form(base, name)
-            if other is not None and os.path.isfile(other):
-                if locate(base, other.relative_to(base).as_posix()) is None:
+            inside |= base == self.bases[0]
+            path = place if os.path.isfile(place) else self._in_another_form(base, name)
+            if path is not None and os.path.isfile(path):
+                if path is not place and locate(base, path.relative_to(base).as_posix()) is None:
                     raise Outside
                 self.used[base] += 1
-                return other
-        if places[0] is None:
+                return path
+        if not inside:
             raise Outside
         return None
 
@@ -93,11 +92,15 @@ def identity(path: Path) -> str:
 
 def inside_name(path: Path, folder: Path) -> str | None:
     """The name of a file under a folder, with /, and None when it lies outside."""
-    real = Path(os.path.realpath(path)), Path(os.path.realpath(folder))  # no error for a link that leads to itself
-    for inner, outer in ((path, folder), real):
-        if inner.is_relative_to(outer) and ".." not in inner.relative_to(outer).parts:
-            return inner.relative_to(outer).as_posix()
-    return None
+    name = _below(path, folder)
+    if name is None:  # no error for a link that leads to itself
+        name = _below(Path(os.path.realpath(path)), Path(os.path.realpath(folder)))
+    return name
+
+
+def _below(path: Path, folder: Path) -> str | None:
+    inside = path.relative_to(folder) if path.is_relative_to(folder) else None
+    return None if inside is None or ".." in inside.parts else inside.as_posix()
 
 
 def fold(name: str) -> str:
