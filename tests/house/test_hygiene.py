@@ -152,7 +152,7 @@ def declared(*extras):
     lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
     names = {re.match(r"[\w-]+", line).group().lower() for line in lines}
     imported = metadata.packages_distributions().items()
-    return names | {module for module, found in imported if names & {name.lower() for name in found}}
+    return names | {module for module, found in imported if names & {name.lower().replace("_", "-") for name in found}}
 
 
 def foreign(modules):
