@@ -1,5 +1,6 @@
 """LoRA beside quantised weights: trained, previewed, loaded and drawn, alone and with others; merging is refused."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,9 @@ def test_the_file_draws_what_the_last_preview_showed(dataset_folder, precision, 
     first, *_, last = (np.asarray(Image.open(path)).astype(int) for path in result.previews)
     assert np.array_equal(first, base) and np.abs(last - base).max() > 8
     fresh = quantised(precision, dtype)
-    load_lora(fresh, result.lora_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*trained on other weights")
+        load_lora(fresh, result.lora_path)
     assert weight_precision(fresh.transformer) == precision
     tolerance = 1 if dtype == torch.float32 else 8  # bfloat16: peft and LoRALinear round in other places
     assert np.abs(picture(fresh) - last).max() <= tolerance
