@@ -26,18 +26,19 @@ from qwenlab.lab.results import stamp_result
 FOX, POP = (f"lora_library/{name}.safetensors" for name in ("fox", "pop"))
 _PYTHON, _QWENLAB = [sys.executable, "-c"], [sys.executable, "-m", "qwenlab"]
 STATES = ("compiled", "not compiled", "cold")
+COLD = ("qwenlab doctor FILE", "qwenlab fuse, two files", "qwenlab generate, 2 steps")  # the disk is slow: these alone
 
 
 def tasks(folder: Path) -> dict[str, list[str]]:
     """Name -> command line; what commands write goes to `folder`, under a new name each time."""
-    out = str(folder / f"{time.monotonic_ns()}.safetensors")
+    stem = folder / str(time.monotonic_ns())
     return {
         "python": [*_PYTHON, "pass"],
         "qwenlab --help": [*_QWENLAB, "--help"],
         "qwenlab doctor FILE": [*_QWENLAB, "doctor", FOX],
         "import torch": [*_PYTHON, "import torch"],
-        "qwenlab fuse, two files": [*_QWENLAB, "fuse", FOX, POP, "--out", out],
-        "qwenlab resize --rank 4": [*_QWENLAB, "resize", FOX, "--rank", "4", "--out", out],
+        "qwenlab fuse, two files": [*_QWENLAB, "fuse", FOX, POP, "--out", f"{stem}-both.safetensors"],
+        "qwenlab resize --rank 4": [*_QWENLAB, "resize", FOX, "--rank", "4", "--out", f"{stem}-4.safetensors"],
         "from diffusers import QwenImagePipeline": [*_PYTHON, "from diffusers import QwenImagePipeline"],
         'load_pipeline("micro")': [*_PYTHON, "import qwenlab; qwenlab.load_pipeline('micro')"],
         "qwenlab generate, 2 steps": [
@@ -102,6 +103,8 @@ def main() -> None:
             for state in options.states:
                 for task, command in tasks(folder).items():
                     if state == "cold":
+                        if task not in COLD:
+                            continue
                         put_out_of_memory([*packages, REPOSITORY / "qwenlab", REPOSITORY / "lora_library"])
                     figures = measure(command, environment_of(state, folder / "empty"))
                     runs.setdefault(task, {}).setdefault(state, []).append(figures)

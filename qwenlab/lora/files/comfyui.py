@@ -71,7 +71,7 @@ def _judge(
         lost_parts.append(f"the LoRA of {overridden[0]}, in whose place the difference of the whole matrix is put")
     if lost_parts:
         return "loads a part", f"not loaded, and reported as such: {', '.join(lost_parts)}"
-    if any(layer.magnitude and layer.magnitude.style != ".dora_scale" for layer in loaded.values()):
+    if any(m.style != ".dora_scale" or m.stem != layer.a.stem for layer in loaded.values() if (m := layer.magnitude)):
         return "drops DoRA", "it knows dora_scale only; the low-rank part alone is applied"
     ignored = [
         name for name, layer in loaded.items() if layer.alpha_from != "tensors" and abs(layer.scaling - 1) > _EXACT
@@ -83,7 +83,7 @@ def _judge(
 
 def _knows_layer(layer: Layer) -> bool:
     key = layer.a
-    if not _knows_name(key):
+    if not _knows_name(key) or key.stem != layer.b.stem:
         return False
     style = (key.style, layer.b.style)
     if layer.rows and key.layer.endswith("attn.to_qkv"):

@@ -103,11 +103,10 @@ def fit(
     )
     _check_claims(path, claims, configuration, family, model, width)
     seen = max((block_of(name) or 0 for name in (*shapes, *places)), default=0) + 1
-    if model and seen > model.blocks:
-        raise QwenlabError(
-            f"{path}: LoRA of another model: block {seen - 1}, but {model.name} has {model.blocks} blocks; "
-            "load its own base"
-        )
+    most = model.blocks if model else max(model.blocks for model in MODELS)
+    if seen > most:
+        who = f"{model.name} has {most} blocks" if model else f"no Qwen-Image has more than {most} blocks"
+        raise QwenlabError(f"{path}: LoRA of another model: block {seen - 1}, but {who}; load its own base")
     return Fit(family, model, width, model.blocks if model else seen, said_model(claims))
 
 

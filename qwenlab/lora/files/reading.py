@@ -168,7 +168,10 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> tuple[Mapping, st
     else:
         return {}, ""
     try:
-        entries = {key.removeprefix("transformer."): value for key, value in dict(json.loads(text)).items()}
+        loaded = json.loads(text)
+        if not isinstance(loaded, dict):
+            raise ValueError(f"{type(loaded).__name__} instead of entries")
+        entries = {key.removeprefix("transformer."): value for key, value in loaded.items()}
         patterns = dict(entries.get("alpha_pattern") or {})
         entries["alpha_pattern"] = {str(key): float(alpha) for key, alpha in patterns.items()}
         if entries.get("lora_alpha") is not None:

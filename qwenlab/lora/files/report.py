@@ -118,7 +118,8 @@ def _layout(prefix: str) -> str:
 
 def prefix_text(lora: LoraFile) -> str:
     """What stands before the layers' names and belongs to no layout."""
-    keys = [layer.a for layer in lora.layers.values()] + [key for key in lora.others if key.place]
+    keys = [key for layer in lora.layers.values() for key in (layer.a, layer.b)]
+    keys += [key for key in lora.others if key.place]
     unknown = dict.fromkeys(key.prefix for key in keys if key.wrapped)
     if not unknown:
         return ""

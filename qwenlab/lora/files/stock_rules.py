@@ -41,6 +41,8 @@ def predict_diffusers(lora: LoraFile) -> Verdict | None:
     """The verdict where the rules decide, else None."""
     if not metadata.version("diffusers").startswith(VERSIONS) or lora.kinds != ["LoRA"] or lora.text_encoder:
         return None
+    if any(layer.a.stem != layer.b.stem for layer in lora.layers.values()):
+        return None
     layouts = {(layer.a.prefix, layer.a.style, layer.b.style) for layer in lora.layers.values()}
     with_alpha = {layer.alpha_from == "tensors" for layer in lora.layers.values()}
     if len(layouts) > 1 or len(with_alpha) > 1 or any(layer.rows for layer in lora.layers.values()):
@@ -78,7 +80,7 @@ def _plain_configuration(lora: LoraFile) -> bool:
     entries = json.loads(lora.metadata.get(ADAPTER_METADATA, "{}"))
     told = {name.removeprefix("transformer.") for name, value in entries.items() if value not in _NEUTRAL}
     return (
-        bool(entries)
+        isinstance(entries.get("transformer.target_modules"), list)
         and all(name.startswith("transformer.") for name in entries)
         and told <= _TELLING
         and {name.removeprefix("transformer.") for name in entries} <= _TELLING | _UNUSED
