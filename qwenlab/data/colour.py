@@ -59,7 +59,7 @@ def _base_mode(image: Image.Image) -> str:
     return "CMYK" if image.mode == "CMYK" else "RGB"
 
 
-@lru_cache(maxsize=64)  # a set's pictures share a few profiles
+@lru_cache(maxsize=16)  # a set's pictures share a few profiles
 def _read_profile(data: bytes) -> Profile:
     try:
         opened = ImageCms.getOpenProfile(io.BytesIO(data))

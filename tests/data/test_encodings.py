@@ -15,6 +15,7 @@ from qwenlab.data.reader.garbled import garbled, lost_characters
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY
 from qwenlab.sniffing import decode, file_kind
+from tests.data.folders import pictures
 from tests.data.zoo import good_folder
 
 LIMITS = Limits(min_side=64)
@@ -231,6 +232,17 @@ def test_several_encodings_in_one_file(folder):
         "captions.jsonl, line 2",
         "captions.jsonl, line 4",
     ]
+
+
+def test_caption_files_are_evidence_for_each_other(tmp_path):
+    texts = dict(zip("abcdef", LINES[:6], strict=True))
+    pictures(tmp_path / "in", *(f"{name}.png" for name in texts))
+    for name, text in texts.items():
+        (tmp_path / "in" / f"{name}.txt").write_bytes(text.encode("gb18030"))
+    alone = sum(decode(text.encode("gb18030")).text is None for text in texts.values())
+    found, changes = repaired(tmp_path / "in")
+    assert alone > 0 and found == list(texts.values()) and len(changes) == len(texts)
+    assert all(change.startswith(f"{name}.txt: read as GB18030") for name, change in zip(texts, changes, strict=True))
 
 
 def test_in_doubt_nothing_is_written_and_the_person_is_asked(folder):

@@ -119,6 +119,13 @@ def test_tables_that_would_lose_captions(tmp_path, content, cause):
     assert not check_dataset(tmp_path, LIMITS).ok
 
 
+@pytest.mark.parametrize("name", ["2024_holiday/a.png", "a.png", "10_/a.png", "fox/a.png"])
+def test_only_kohyas_folders_give_captions(tmp_path, name):
+    folder = tmp_path / "10_fox"
+    pictures(folder, name)
+    assert "captions.jsonl: no such file; 1 picture without captions" in refused(folder)
+
+
 def test_parquet_without_its_package_and_broken(tmp_path, monkeypatch):
     pictures(tmp_path, "a.png")
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1 no table PAR1")

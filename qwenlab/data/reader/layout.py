@@ -21,7 +21,7 @@ from qwenlab.sniffing import kind_of
 
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = frozenset({"test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev"})
-_KOHYA = re.compile(r"(?P<repeats>\d+)_(?P<words>.*\S)")
+_KOHYA = re.compile(r"(?P<repeats>\d{1,3})_(?P<words>.*\S)")  # four digits are a year
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def find_layout(folder: str | Path) -> Layout:
         kind, captions = "metadata", sources[0].path
     elif find_sidecars(listing):
         kind = "sidecars"
-    elif listing.pictures and all(kohya(path.parent) for path in listing.pictures.values()):
+    elif listing.pictures and all(p.parent != folder and kohya(p.parent) for p in listing.pictures.values()):
         kind = "folders"
     else:
         base = images

@@ -8,7 +8,7 @@ that says so: training refuses such a line, a repaired copy has it in UTF-8.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -34,6 +34,36 @@ class Line(NamedTuple):
     encoding: str = ""
 
 
+class Evidence(NamedTuple):
+    """What other files of the same kind tell about an encoding: their text, and the one in which all of them read."""
+
+    context: str = ""
+    together: str = ""
+
+
+_NO_EVIDENCE = Evidence()
+
+
+def evidence(paths: Iterable[Path]) -> Evidence:
+    """The evidence of many short files, such as caption files beside pictures. Files that cannot be read tell none."""
+    good, bad, size = [], [], 0
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_LINE_BYTES)
+        except OSError:
+            continue
+        size += len(data)
+        try:
+            good.append(data.decode("utf-8"))
+        except UnicodeDecodeError:
+            bad.append(data)
+        if size > _EVIDENCE:
+            break
+    context = "\n".join(good)
+    return Evidence(context, decode(b"\n".join(bad), context).encoding if bad else "")
+
+
 def codec_named(name: str) -> str:
     """Python's codec for what a person calls an encoding; "" for "". Raises QwenlabError for no text encoding."""
     try:
@@ -46,11 +76,13 @@ def codec_named(name: str) -> str:
         raise QwenlabError(f"--encoding {name}: no such encoding; give one such as {known}") from None
 
 
-def read_lines(path: Path, name: str, encoding: str = "") -> tuple[list[Line], list[Finding]]:
+def read_lines(
+    path: Path, name: str, encoding: str = "", others: Evidence = _NO_EVIDENCE
+) -> tuple[list[Line], list[Finding]]:
     """All lines that can be read, blank ones left out, and what is wrong with the others.
 
-    name: of the file, in findings. encoding: a codec for lines that are not UTF-8. A line of 2 GB costs no more memory
-    than a short one. Raises OSError.
+    name: of the file, in findings. encoding: a codec for lines that are not UTF-8. others: what files beside it tell.
+    A line of 2 GB costs no more memory than a short one. Raises OSError.
     """
     with open(path, "rb") as file:
         head = file.read(_HEAD)
@@ -74,7 +106,7 @@ def read_lines(path: Path, name: str, encoding: str = "") -> tuple[list[Line], l
                     good.append(
                         Line(number, text, wide[:6].upper() if findings and not wide.startswith("utf-8") else "")
                     )
-    decoded, found = _decode_others(bad, name, good, encoding)
+    decoded, found = _decode_others(bad, name, good, encoding, others)
     return sorted(good + decoded), findings + found
 
 
@@ -126,13 +158,13 @@ def _raw_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _decode_others(
-    bad: list[tuple[int, bytes, int]], name: str, good: list[Line], encoding: str
+    bad: list[tuple[int, bytes, int]], name: str, good: list[Line], encoding: str, others: Evidence
 ) -> tuple[list[Line], list[Finding]]:
     """Lines that are not UTF-8: all in one encoding where that fits every one of them, else one by one."""
     if not bad:
         return [], []
-    context = "\n".join(line.text for line in good)[:_EVIDENCE]
-    together = decode(b"\n".join(line for _, line, _ in bad)[:_EVIDENCE], context).encoding
+    context = "\n".join([*(line.text for line in good), others.context])[:_EVIDENCE]
+    together = decode(b"\n".join(line for _, line, _ in bad)[:_EVIDENCE], context).encoding or others.together
     lines, findings = [], []
     for number, data, start in bad:
         text, label, doubt = _decode_one(data, encoding, together, context)

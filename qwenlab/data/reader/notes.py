@@ -48,7 +48,8 @@ def _main_part(layout: Layout, records: Sequence[_Record]) -> str:
     if layout.kind == "metadata":
         tables = [source.path.relative_to(layout.folder).as_posix() for source in layout.sources]
         each = "" if len(tables) == 1 else f" ({len(tables)} files, each for its own folder)"
-        return f"{_names(tables)}{each}, as the datasets library reads an image folder"
+        own = any(source.path.name.lower() == CAPTIONS for source in layout.sources)
+        return f"{_names(tables)}{each}" + ("" if own else ", as the datasets library reads an image folder")
     if layout.kind == "sidecars":
         suffixes = Counter("." + record.where.rpartition(".")[2].lower() for record in records)
         return f"{plural(len(records), 'caption file')} beside the pictures ({', '.join(sorted(suffixes))})"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya
-from qwenlab.data.reader.lines import read_lines
+from qwenlab.data.reader.lines import evidence, read_lines
 from qwenlab.data.reader.listing import MASKS, METADATA
 from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name, locate
 from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
@@ -190,11 +190,12 @@ def _read_sidecars(layout: Layout, encoding: str) -> tuple[list[Record], list[Fi
     records, findings = [], []
     listing = layout.listing
     sidecars = find_sidecars(listing)
+    others = evidence(listing.texts[name] for names in sidecars.values() for name in names)
     for picture, names in sidecars.items():
         taken: Record | None = None
         for name in names:
             try:
-                parsed, found = read_sidecar(listing.texts[name], name, picture, encoding)
+                parsed, found = read_sidecar(listing.texts[name], name, picture, encoding, others)
             except OSError as error:
                 parsed, found = None, [Finding("no-captions", name, f"cannot be read ({error.strerror})")]
             findings += [finding for finding in found if finding not in findings]  # one file may serve two pictures

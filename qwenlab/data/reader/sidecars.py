@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from qwenlab.data.findings import Finding
-from qwenlab.data.reader.lines import read_lines
+from qwenlab.data.reader.lines import Evidence, read_lines
 from qwenlab.data.reader.listing import CAPTION_SUFFIXES, Listing
 from qwenlab.data.reader.parsing import Parsed, check_text
 
@@ -40,12 +40,14 @@ def _order(name: str) -> int:
     return CAPTION_SUFFIXES.index("." + name.rpartition(".")[2].lower())
 
 
-def read_sidecar(path: Path, name: str, picture: str, encoding: str) -> tuple[Parsed | None, list[Finding]]:
+def read_sidecar(
+    path: Path, name: str, picture: str, encoding: str, others: Evidence
+) -> tuple[Parsed | None, list[Finding]]:
     """The caption in a file, all its lines joined by commas, and what is wrong with it. Raises OSError.
 
     name: of the file, in findings. picture: the name of its picture.
     """
-    lines, findings = read_lines(path, name, encoding)
+    lines, findings = read_lines(path, name, encoding, others)
     findings = [Finding(found.rule, found.where.split(", line ")[0], found.detail) for found in findings]
     if any(found.rule != "not-utf8" for found in findings) or (findings and not lines):
         return None, findings
