@@ -10,6 +10,7 @@ counts the disk and whatever else the machine was doing.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import site
 import subprocess
@@ -26,6 +27,7 @@ from qwenlab.lab.results import stamp_result
 FOX, POP = (f"lora_library/{name}.safetensors" for name in ("fox", "pop"))
 _PYTHON, _QWENLAB = [sys.executable, "-c"], [sys.executable, "-m", "qwenlab"]
 STATES = ("compiled", "not compiled", "cold")
+KEPT = REPOSITORY / "runs" / "import_times.json"  # what is finished, to go on from after a stop
 COLD = ("qwenlab doctor FILE", "qwenlab fuse, two files", "qwenlab generate, 2 steps")  # the disk is slow: these alone
 
 
@@ -95,24 +97,27 @@ def main() -> None:
     share = compiled_share(packages)
     if share < 0.9:
         parser.error(f"only {share:.0%} of the environment is compiled: python -m compileall -q {packages[0]}")
-    runs: dict[str, dict[str, list[dict[str, float]]]] = {}
+    runs = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.is_file() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "empty").mkdir()
-        for _ in range(options.rounds):
+        for done in range(options.rounds):
             for state in options.states:
                 for task, command in tasks(folder).items():
+                    many = runs.setdefault(task, {}).setdefault(state, [])
+                    if len(many) > done or (state == "cold" and task not in COLD):
+                        continue
                     if state == "cold":
-                        if task not in COLD:
-                            continue
                         put_out_of_memory([*packages, REPOSITORY / "qwenlab", REPOSITORY / "lora_library"])
                     figures = measure(command, environment_of(state, folder / "empty"))
-                    runs.setdefault(task, {}).setdefault(state, []).append(figures)
+                    many.append(figures)
+                    atomic_write_json(KEPT, runs)
                     print(f"{task}, {state}: {figures['clock_seconds']:.1f} s", flush=True)
     result = {
         task: {
             state: {kind: round(median(run[kind] for run in many), 2) for kind in many[0]}
             for state, many in states.items()
+            if many
         }
         for task, states in runs.items()
     }
@@ -120,6 +125,7 @@ def main() -> None:
     out = REPOSITORY / "benchmarks/house/import_times.json"
     config = vars(options) | {"load_of_the_last_15_minutes": round(load, 1)}
     atomic_write_json(out, stamp_result({"medians": result}, config=config))
+    KEPT.unlink()
     print(f"{out.relative_to(REPOSITORY)}: written")
 
 
