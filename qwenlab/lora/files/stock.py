@@ -5,12 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 
 
+@cache
+def version() -> str:
+    """The installed version, without importing diffusers."""
+    return metadata.version("diffusers")
+
+
 def reader_name() -> str:
-    """ "diffusers 0.42.1": the installed version, without importing it."""
-    return f"diffusers {metadata.version('diffusers')}"
+    """ "diffusers 0.42.1", as reports call it."""
+    return f"diffusers {version()}"
 
 
 @contextmanager

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from importlib import metadata
 
 from qwenlab.lora.files.architecture import QWEN_IMAGE, block_of
 from qwenlab.lora.files.layouts import FLAT_PREFIXES
 from qwenlab.lora.files.reading import ADAPTER_METADATA, LoraFile
-from qwenlab.lora.files.stock import reader_name
+from qwenlab.lora.files.stock import reader_name, version
 from qwenlab.lora.files.verdict import Verdict
 
 VERSIONS = ("0.42.",)
@@ -39,7 +38,7 @@ _NEUTRAL = (None, False, {}, [], 0)
 
 def predict_diffusers(lora: LoraFile) -> Verdict | None:
     """The verdict where the rules decide, else None."""
-    if not metadata.version("diffusers").startswith(VERSIONS) or lora.kinds != ["LoRA"] or lora.text_encoder:
+    if not version().startswith(VERSIONS) or lora.kinds != ["LoRA"] or lora.text_encoder:
         return None
     if any(layer.a.stem != layer.b.stem for layer in lora.layers.values()):
         return None
