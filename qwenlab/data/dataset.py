@@ -84,7 +84,8 @@ def _warnings(reading: Reading, samples: Iterable[Sample]) -> list[str]:
         if profile := image_profile(sample.path):
             if profile.problem:
                 lines.append(
-                    f"{sample.path}: broken colour profile, {profile.problem}; the pixels are taken as they are"
+                    f"{shown(str(sample.path), 1000)}: broken colour profile, {profile.problem}; "
+                    "the pixels are taken as they are"
                 )
             else:
                 converted[profile.name].append(sample.path.name)
@@ -98,7 +99,7 @@ def _summed_up(findings: list[Finding], reading: Reading) -> list[str]:
     base = layout.images if findings[0].rule == "no-caption" else layout.folder
     end = "; the image is not used" if findings[0].rule == "no-caption" else ""
     if len(findings) <= _EACH:
-        return [f"{base / finding.where}: {finding.detail}{end}" for finding in findings]
+        return [f"{shown(str(base / finding.where), 1000)}: {finding.detail}{end}" for finding in findings]
     title = RULES[findings[0].rule].title
     return [f"{base}: {title[0].lower()}{title[1:]} ({len(findings)}): {_listed([f.where for f in findings])}{end}"]
 

@@ -41,7 +41,8 @@ class Finding:
     def refusal(self, folder: Path) -> str:
         """The finding as one line with its remedy, for whoever cannot go on."""
         remedy = RULES[self.rule].remedy.rstrip(".")
-        return f"{folder / self.where}: {self.detail}; {remedy[0].lower()}{remedy[1:]}"
+        place = shown(str(folder / self.where), 1000)
+        return f"{place}: {self.detail}; {remedy[0].lower()}{remedy[1:]}"
 
 
 def shown(name: str, length: int = 80) -> str:

@@ -1,11 +1,14 @@
 """What the reader does not read is named, and what it refuses has its cause; names are guessed only where one fits."""
 
+import os
 import sys
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from qwenlab.captions.editor import CaptionEdits
+from qwenlab.cli import app
 from qwenlab.data.check import check_dataset, repair_dataset
 from qwenlab.data.dataset import read_dataset
 from qwenlab.data.reader.names import fold
@@ -68,6 +71,38 @@ def test_what_has_no_picture_or_two_captions(tmp_path):
     text(tmp_path / "b.caption", TEXTS[2])
     with pytest.raises(QwenlabError, match="b.caption: b.png has another caption in b.txt already"):
         read_dataset(tmp_path)
+
+
+def test_masks_beside_images_are_no_pictures_to_learn_from(tmp_path):
+    for write in (usual, lambda folder: (folder / "captions.jsonl").rename(folder / "metadata.jsonl")):
+        write(tmp_path)
+        pictures(tmp_path, "masks/a.png")
+        found, _ = warned(tmp_path)
+        assert found == {} and len(read_dataset(tmp_path)) == 2
+
+
+def test_a_link_from_images_to_another_folder_inside(tmp_path):
+    usual(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "pictures")
+    (tmp_path / "images").symlink_to("pictures")
+    found, warnings = warned(tmp_path)
+    assert found == {} and warnings == () and len(read_dataset(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.png", b"a\nb.png", b"a\x1b[31m.png", b" .png", b"-rf.png"])
+def test_names_that_no_terminal_should_see(tmp_path, name):
+    folder, path = tmp_path / "in", tmp_path / "in" / os.fsdecode(name)
+    usual(folder)
+    pictures(folder, "images/c.png")
+    (folder / "images/c.png").rename(path)
+    (folder / "captions.jsonl").unlink()
+    path.with_suffix(".txt").write_text(TEXTS[0], encoding="utf-8")
+    assert [(s.path, s.text) for s in read_dataset(folder).samples] == [(path, TEXTS[0])]
+    result = CliRunner().invoke(app, ["check-dataset", str(folder), "--min-side", "64", "--fix", str(tmp_path / "out")])
+    assert result.exit_code == 0 and all(line.isprintable() for line in result.output.splitlines())
+    assert len(read_dataset(tmp_path / "out")) == 1
+    path.with_suffix(".txt").write_text("", encoding="utf-8")
+    assert refused(folder).isprintable()
 
 
 # What is refused, with the cause

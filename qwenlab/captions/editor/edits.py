@@ -160,6 +160,6 @@ def _editable(layout: Layout) -> Layout:
         where = "beside their pictures" if layout.kind == "sidecars" else f"in {len(files) or 'no'} files"
         raise QwenlabError(
             f"{layout.folder}: captions {where} are not edited here; gather them in one file with: "
-            f"qwenlab check-dataset {layout.folder} --fix {layout.folder.name}_gathered"
+            f"qwenlab check-dataset {layout.folder} --fix {layout.folder.resolve().name}_gathered"
         )
     return layout

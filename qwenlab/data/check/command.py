@@ -34,7 +34,7 @@ def run(folder: Path, html: Path | None, fix: Path | None, min_side: int, encodi
         typer.echo(f"\n{html}: open it in a browser")
     if fix is None:
         if not report.ok:
-            typer.echo(f"\nNext: qwenlab check-dataset {folder} --fix {folder.name}_repaired")
+            typer.echo(f"\nNext: qwenlab check-dataset {folder} --fix {folder.resolve().name}_repaired")
         return 0 if report.ok else 1
     repaired = repair_dataset(report, fix)
     counts = f"{plural(repaired.samples, 'sample')}, {plural(len(repaired.changes), 'change')}"

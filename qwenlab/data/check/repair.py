@@ -87,15 +87,15 @@ def _write(report: Report, work: Path) -> tuple[int, list[str]]:
     for record in report.records:
         path = record.path or record.guess
         if path is None:
-            changes.append(f"{record.where}: left out, no picture {shown(record.name)}")
+            changes.append(f"{shown(record.where)}: left out, no picture {shown(record.name)}")
             continue
         name = report.reading.name_of(path)
         picture = report.pictures.get(name)
         if name in used:
-            changes.append(f"{record.where}: left out, second caption of {shown(name)}")
+            changes.append(f"{shown(record.where)}: left out, second caption of {shown(name)}")
         elif picture is None or name in dropped:
             reason = dropped[name].detail if name in dropped else "it could not be read"
-            changes.append(f"{record.where}: left out with {shown(name)}: {shown(reason, 120)}")
+            changes.append(f"{shown(record.where)}: left out with {shown(name)}: {shown(reason, 120)}")
         else:
             used.add(name)
             text = " ".join(record.text.split())
@@ -125,11 +125,11 @@ def _unusable_lines(report: Report) -> list[str]:
 
 def _changes_of(record: Record, name: str, text: str) -> list[str]:
     """What a caption in the copy has otherwise than the original, the new caption with it."""
-    changes = [f"{record.where}: {change}: {shown(text)}" for change in record.changes]
+    changes = [f"{shown(record.where)}: {change}: {shown(text)}" for change in record.changes]
     if text != record.text:
-        changes.append(f"{record.where}: line breaks and repeated spaces became one space: {shown(text)}")
+        changes.append(f"{shown(record.where)}: line breaks and repeated spaces became one space: {shown(text)}")
     if record.guess:
-        changes.append(f"{record.where}: {shown(record.name)} is taken for {shown(name)}")
+        changes.append(f"{shown(record.where)}: {shown(record.name)} is taken for {shown(name)}")
     return changes
 
 

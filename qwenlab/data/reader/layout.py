@@ -59,6 +59,8 @@ def find_layout(folder: str | Path) -> Layout:
     listing = list_files(folder)
     captions = entry(folder, CAPTIONS)
     images = entry(folder, "images") or folder / "images"
+    if images.is_dir():
+        listing.drop("masks")  # beside images/: what counts of each picture, no pictures to learn from
     if captions is not None:
         return _beside_captions(folder, captions, images, listing)
     held_out = _drop_other_splits(listing)
@@ -116,9 +118,8 @@ def _drop_other_splits(listing: Listing) -> tuple[str, ...]:
     if not any(name.lower() in _TRAIN for name in tops):
         return ()
     held_out = tuple(sorted(name for name in tops if name.lower() in _HELD_OUT))
-    for files in (listing.pictures, listing.others, listing.texts, listing.tables):
-        for name in [name for name in files if name.split("/")[0] in held_out]:
-            del files[name]
+    for name in held_out:
+        listing.drop(name)
     return held_out
 
 

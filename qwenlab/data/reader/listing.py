@@ -15,7 +15,6 @@ from qwenlab.data.images import readable_suffixes
 CAPTIONS = "captions.jsonl"
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of the `datasets` library's image folders
 CAPTION_SUFFIXES = (".txt", ".caption", ".captions", ".cap", ".prompt", ".tags")
-MASKS = "masks/"  # beside images/: no pictures to learn from
 _SKIPPED_FOLDERS = frozenset({"@eadir", "$recycle.bin", "lost+found", "node_modules"})
 #: Endings of pictures, and of what holds pictures, that are not read -> what they are.
 OTHER_FORMATS = {
@@ -44,6 +43,12 @@ class Listing:
     texts: dict[str, Path] = field(default_factory=dict)  # of `CAPTION_SUFFIXES`
     tables: dict[str, Path] = field(default_factory=dict)  # captions.jsonl and metadata.*
     hidden: list[str] = field(default_factory=list)  # pictures that are left out for their name
+
+    def drop(self, folder: str) -> None:
+        """Take out all files below a folder in `top`."""
+        for files in (self.pictures, self.others, self.texts, self.tables):
+            for name in [name for name in files if name.startswith(f"{folder}/")]:
+                del files[name]
 
 
 def list_files(top: Path) -> Listing:

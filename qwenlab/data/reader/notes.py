@@ -10,7 +10,8 @@ from typing import Protocol
 
 from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, kohya
-from qwenlab.data.reader.listing import CAPTIONS, MASKS, OTHER_FORMATS
+from qwenlab.data.reader.listing import CAPTIONS, OTHER_FORMATS
+from qwenlab.data.reader.names import inside_name
 from qwenlab.data.reader.sidecars import find_sidecars
 
 _SHOWN = 3  # names in one line
@@ -40,7 +41,7 @@ def understood(layout: Layout, records: Sequence[_Record], remarks: Sequence[str
 
 
 def _main_part(layout: Layout, records: Sequence[_Record]) -> str:
-    name = layout.captions.name
+    name = shown(layout.captions.name)
     if layout.kind == "captions":
         if layout.images == layout.folder:
             return f"{name}, pictures beside it"
@@ -91,12 +92,12 @@ def _place(path: Path, layout: Layout) -> str:
 
 
 def _elsewhere(layout: Layout) -> list[Finding]:
-    """Pictures in the data set's folder that lie outside images/; masks/ belongs to it."""
+    """Pictures in the data set's folder that lie outside images/."""
     if layout.images == layout.folder:
         return []
     by_top: dict[str, list[str]] = defaultdict(list)
     for name, path in layout.whole.pictures.items():
-        if not path.is_relative_to(layout.images) and not name.startswith(MASKS):
+        if inside_name(path, layout.images) is None:
             by_top[name.split("/")[0] + "/" if "/" in name else ""].append(name)
     return [
         Finding("elsewhere", top or _names(names), f"{plural(len(names), 'picture')} outside {layout.images.name}/")

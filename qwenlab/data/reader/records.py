@@ -12,7 +12,7 @@ from pathlib import Path
 from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya
 from qwenlab.data.reader.lines import evidence, read_lines
-from qwenlab.data.reader.listing import MASKS, METADATA
+from qwenlab.data.reader.listing import METADATA
 from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name, locate
 from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
 from qwenlab.data.reader.parsing import Parsed, parse_json, parse_record
@@ -85,9 +85,7 @@ def _pictures(layout: Layout, records: Sequence[Record]) -> dict[str, Path]:
     """All pictures by name; a caption may name a file whose ending is no picture's."""
     found = {}
     for path in (*layout.listing.pictures.values(), *(record.path for record in records if record.path)):
-        name = inside_name(path, layout.images) or path.name
-        if layout.kind != "captions" or not name.startswith(MASKS):
-            found.setdefault(name, path)
+        found.setdefault(inside_name(path, layout.images) or path.name, path)
     return found
 
 
@@ -120,7 +118,7 @@ def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding], l
                         else "the data set's folder"
                     )
                     verb = "counts" if count == 1 else "count"
-                    remarks.append(f"{plural(count, 'name')} in {name} {verb} from {place}")
+                    remarks.append(f"{plural(count, 'name')} in {shown(name)} {verb} from {place}")
     return records, findings, remarks
 
 
@@ -237,7 +235,7 @@ def _pairing_findings(
         earlier = first.setdefault(identity(record.path), record)
         if earlier is not record:
             same_file = earlier.where.split(", ")[0] == record.where.split(", ")[0]
-            place = f"on line {earlier.line}" if same_file else f"in {earlier.where}"
+            place = f"on line {earlier.line}" if same_file else f"in {shown(earlier.where)}"
             findings.append(
                 Finding("second-caption", record.where, f"{shown(name)} has a caption {place} already", (name,))
             )

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-from qwenlab.data.findings import Finding
+from qwenlab.data.findings import Finding, shown
 from qwenlab.data.reader.lines import Evidence, read_lines
 from qwenlab.data.reader.listing import CAPTION_SUFFIXES, Listing
 from qwenlab.data.reader.parsing import Parsed, check_text
@@ -53,7 +53,7 @@ def read_sidecar(
         return None, findings
     parts = [line.text.strip() for line in lines]
     if not parts:
-        return None, [Finding("empty-caption", name, f"is empty, and is the caption of {picture}")]
+        return None, [Finding("empty-caption", name, f"is empty, and is the caption of {shown(picture)}")]
     changes = [f"read as {lines[0].encoding}"] if lines[0].encoding else []
     if len(parts) > 1:
         findings.append(Finding("several-lines", name, f"{len(parts)} lines"))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qwenlab.data.findings import Finding
+from qwenlab.data.findings import Finding, shown
 from qwenlab.data.reader.lines import ASK, MAX_CAPTIONS_BYTES, MAX_LINES
 from qwenlab.sniffing import decode, file_kind
 
@@ -52,7 +52,7 @@ def read_csv(path: Path, name: str, encoding: str) -> Table:
         rows, found = _rows(reader, names, name, changes)
     except csv.Error as error:
         return [], [*findings, Finding("bad-table", f"{name}, line {reader.line_num}", f"no CSV: {error}")], []
-    remarks = [] if separator == "," else [f"columns of {name} are separated by {_SEPARATORS[separator]}"]
+    remarks = [] if separator == "," else [f"columns of {shown(name)} are separated by {_SEPARATORS[separator]}"]
     return rows, findings + found, remarks
 
 
@@ -77,8 +77,8 @@ def _cells(line: str, mark: str) -> list[str]:
 
 
 def _no_column(name: str, names: list[str]) -> Finding:
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    return Finding("bad-table", name, f'no column "file_name" in the first line ({shown!r})')
+    columns = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return Finding("bad-table", name, f'no column "file_name" in the first line ({shown(columns)})')
 
 
 def _rows(reader: Any, names: list[str], name: str, changes: tuple[str, ...]) -> tuple[list[Row], list[Finding]]:
