@@ -52,6 +52,9 @@ def resize(
     check_dtype(dtype)
     source, out = Source(Path(file)), Path(out)
     (lora,) = read_plain([source], out, layout)
+    full = max(min(layer.shape) for layer in lora.layers.values())
+    if rank is not None and rank > full:
+        raise QwenlabError(f"--rank {rank}: no layer of {file} can use more than {full}; take that or less")
     ranks: dict[str, int] = {}
     kept: dict[str, float] = {}
 

@@ -197,3 +197,14 @@ def test_layouts_that_do_not_exist_or_cannot_hold_the_layers(tmp_path):
     with pytest.raises(QwenlabError, match="in the kohya layout; use --format diffusers or comfyui"):
         fuse([Source(tmp_path / "newer.safetensors")], tmp_path / "out.safetensors", layout="kohya")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_rank_that_no_layer_can_use_is_refused(files, tmp_path):
+    with pytest.raises(QwenlabError, match="--rank 193: no layer of .* can use more than 192; take that or less"):
+        resize(files[0], tmp_path / "out.safetensors", rank=193)
+    assert set(resize(files[0], tmp_path / "out.safetensors", rank=192).ranks.values()) == {192}
+    sources = [Source(path) for path in files]
+    whole = update(fuse(sources, tmp_path / "whole.safetensors").path)
+    torch.testing.assert_close(
+        update(fuse(sources, tmp_path / "same.safetensors", method="svd", rank=4096).path), whole
+    )
