@@ -30,6 +30,14 @@ for name, seed, size in (("a", 0, 64), ("b", 1, 64), ("c", 0, 96)):
     Image.fromarray(noise).resize((size, size)).save(name + ".png")
 assert near_duplicate_groups(["a.png", "b.png", "c.png"]) == [0, 1, 0]
 """,
+    "data/reader/records.py": """
+from PIL import Image
+from records import read_folder
+Image.new("RGB", (2, 2), "red").save("a.png")
+Path("a.txt").write_text("1女孩, 挥手")
+(record,) = read_folder(".").records
+assert (record.path.name, record.text) == ("a.png", "1女孩, 挥手")
+""",
     "data/buckets.py": """
 from PIL import Image
 from buckets import (assign_buckets, can_flip, fit_to_bucket, flip, lost_share, make_buckets, nearest_bucket,
