@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from qwenlab.data.dataset import Dataset, read_dataset
+from qwenlab.data.images import open_image
 from qwenlab.data.keypoints import Keypoints, read_keypoints, write_keypoints
 from qwenlab.data.regions import Region, feet_region, regions
 from qwenlab.errors import QwenlabError
@@ -42,8 +42,7 @@ def write_close_ups(dataset: Dataset, folder: Path, size: int, kinds: Sequence[s
         joints = keypoints.get(sample.path.name)
         if joints is None:
             raise QwenlabError(f"{dataset.folder / 'keypoints.jsonl'}: has no line for {sample.path.name}")
-        with Image.open(sample.path) as opened:
-            picture = opened.convert("RGB")
+        picture = open_image(sample.path)  # turned, and in the colours that training sees
         for number, region in enumerate(close_up_regions(joints)):
             asked = region.kind in kinds or (
                 region.kind == "feet" and "bare_feet" in kinds and shows_bare_feet(sample.text)
