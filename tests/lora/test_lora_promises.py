@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from qwenlab.errors import QwenlabError
 from qwenlab.lora.files import diagnose, fix, read_lora
+from qwenlab.lora.files.header import TensorFile
 from qwenlab.lora.files.text_encoder import layer_name
 from qwenlab.lora.io import load_lora
 from tests.lora.lora_factors import relative
@@ -52,6 +53,21 @@ def test_the_pipeline_draws_with_what_is_said_to_work(form, pipeline, tmp_path):
     pipeline.unload_lora_weights()
     add(pipeline.transformer, meant)
     assert (after - before).abs().max() > 0.01 and torch.allclose(after, draw(pipeline), atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", "diffusion_model.", "lora_unet_", ""])
+def test_a_negative_alpha_is_not_given_to_a_loader_that_never_ends(prefix, pipeline, tmp_path):
+    meant = written(tmp_path / "a.safetensors", pipeline.transformer, prefix, alpha=-2.0)
+    for execute in (False, True):
+        verdict = diagnose(tmp_path / "a.safetensors", execute=execute).diffusers
+        assert verdict.outcome == "hangs" and not verdict.works and ".alpha" in verdict.detail
+    for form in ("diffusers", "comfyui", "kohya"):
+        out = fix(tmp_path / "a.safetensors", tmp_path / f"{form}.safetensors", form).lora
+        assert diagnose(out, execute=True).diffusers.works
+        layers, file = read_lora(out).layers, TensorFile(out)
+        for name, update in meant.items():
+            a, b = (torch.tensor(file.array(key.text), dtype=torch.float64) for key in (layers[name].a, layers[name].b))
+            assert relative(layers[name].scaling * b @ a, update) < 1e-7
 
 
 # The text encoder's part

@@ -77,6 +77,8 @@ def _layer(lora: LoraFile, file: TensorFile, name: str, layer: Layer, layout: st
             f"{stem}.lora_B.weight": Stored.of(b, lossless(b_dtype, 1.0)),
         }
     else:
+        if scaling < 0:  # diffusers' loader never ends on an alpha below zero
+            b, scaling = -b, -scaling
         down, up = ("lora_down", "lora_up") if layout == "kohya" else ("lora_A", "lora_B")
         alpha = np.array(scaling * layer.rank)
         tensors = {

@@ -19,6 +19,7 @@ from qwenlab.lora.files.leftovers import BIAS_OF_LORA, Group
 from qwenlab.lora.files.lokr_loader import ask_lokr_loader
 from qwenlab.lora.files.reading import LoraFile, open_tensors
 from qwenlab.lora.files.stock import quiet, reader_name
+from qwenlab.lora.files.stock_rules import must_not_load
 from qwenlab.lora.files.verdict import Verdict, named, short, split_harmless, strength
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ EXACT = 1e-5  # and below this float32's
 
 def ask_diffusers(lora: LoraFile) -> Verdict:
     """Load a shadow of the file with the installed diffusers and compare each layer's factor with the file's."""
+    if refusal := must_not_load(lora):
+        return refusal
     verdict = _load_shadow(lora)
     besides = bool(lora.others or lora.text_encoder or any(layer.magnitude for layer in lora.layers.values()))
     if verdict.outcome == "error" and besides and lora.layers:

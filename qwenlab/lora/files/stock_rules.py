@@ -11,6 +11,7 @@ import json
 import math
 
 from qwenlab.lora.files.architecture import QWEN_IMAGE, block_of
+from qwenlab.lora.files.header import TensorFile
 from qwenlab.lora.files.layouts import FLAT_PREFIXES
 from qwenlab.lora.files.reading import ADAPTER_METADATA, LoraFile
 from qwenlab.lora.files.stock import reader_name, version
@@ -38,6 +39,8 @@ _NEUTRAL = (None, False, {}, [], 0)
 
 def predict_diffusers(lora: LoraFile) -> Verdict | None:
     """The verdict where the rules decide, else None."""
+    if refusal := must_not_load(lora):
+        return refusal
     if not version().startswith(VERSIONS) or lora.kinds != ["LoRA"] or lora.text_encoder:
         return None
     if any(layer.a.stem != layer.b.stem for layer in lora.layers.values()):
@@ -49,6 +52,26 @@ def predict_diffusers(lora: LoraFile) -> Verdict | None:
     (prefix, *style), alpha = layouts.pop(), with_alpha.pop()
     outcome = _outcome(lora, prefix, tuple(style), alpha)
     return outcome and Verdict(reader_name(), *outcome, how="by rules, not executed")
+
+
+def must_not_load(lora: LoraFile) -> Verdict | None:
+    """The verdict on a file that the loader of 0.42 must not be given, because it would not come back, else None.
+
+    Later versions are not tried either: nobody waits for an answer that may not come.
+    """
+    alphas = [key.text for key in (*lora.alphas, *lora.others, *lora.text_encoder) if key.role == "alpha"]
+    pairs = {key.partition(".lora")[0] for key in lora.index if ".lora" in key}
+    alphas = [key for key in alphas if key.removesuffix(".alpha") in pairs and math.prod(lora.index[key][1]) == 1]
+    if not alphas:
+        return None
+    file = TensorFile(lora.path)
+    below = [key for key in alphas if file.array(key).item() < 0]
+    if not below:
+        return None
+    cause = f"its loader does not return from a negative alpha ({below[0]}); --fix moves the sign into B"
+    if version().startswith(VERSIONS):
+        return Verdict(reader_name(), "hangs", cause, how="by rules, not executed")
+    return Verdict(reader_name(), "not known", f"not executed: in 0.42 {cause}")
 
 
 def _outcome(lora: LoraFile, prefix: str, style: tuple[str, str], alpha: bool) -> tuple[str, str] | None:
