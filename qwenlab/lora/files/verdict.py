@@ -12,9 +12,9 @@ from qwenlab.lora.files.leftovers import HARMLESS, Group
 @dataclass(frozen=True)
 class Verdict:
     """What a reader does with a file. outcome: "works", "rounds", "ignores alpha", "wrong scale", "drops DoRA",
-    "loads a part", "loads nothing", "leaves weights empty", "hangs" or "error". "rounds" is "works" up to the rounding of 16-bit
-    numbers. "works" is said only when the reader applies every tensor that changes the model. how: whether the reader
-    was executed, in words."""
+    "loads a part", "loads nothing", "leaves weights empty", "hangs" or "error". "rounds" is "works" up to the rounding
+    of 16-bit numbers. "works" is said only when the reader applies every tensor that changes the model. how: whether
+    the reader was executed, in words."""
 
     reader: str
     outcome: str
