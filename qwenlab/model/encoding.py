@@ -51,7 +51,9 @@ def encode_image(pipeline: QwenImagePipeline, image: Tensor) -> tuple[Tensor, Te
     Pictures are encoded one by one: the result then cannot depend on which other pictures are cached with it.
     """
     vae = pipeline.vae
-    pixels = image[None, :, None].to(vae.device, vae.dtype)  # (1, 3, frames=1, H, W)
+    # Offloaded, the VAE waits on the CPU and is moved when it is called.
+    device = getattr(getattr(vae, "_hf_hook", None), "execution_device", vae.device)
+    pixels = image[None, :, None].to(device, vae.dtype)  # (1, 3, frames=1, H, W)
     posterior = vae.encode(pixels).latent_dist  # (1, C, 1, h, w)
     channels = (-1, 1, 1)
     shift = torch.tensor(vae.config.latents_mean).reshape(channels)

@@ -1,0 +1,124 @@
+"""Pictures, float pictures and latents, and the stock pipelines that start from latents.
+
+Three forms of one picture, for all that is edited without a mask: a PIL picture (8 bits a channel); a float picture
+(3, H, W) float32 in [-1, 1], which is not rounded; latents (C, H/8, W/8) float32, normalised, which the VAE need not
+encode again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from qwenlab.data.images import to_rgb
+from qwenlab.errors import QwenlabError, check_range
+from qwenlab.model.encoding import encode_image, image_tensor
+from qwenlab.model.generation import NEGATIVE_PROMPT
+from qwenlab.model.limits import MAX_TOKENS, SIDE_STEP, check_drawing, check_prompt
+
+if TYPE_CHECKING:
+    from diffusers import QwenImagePipeline
+
+FORMS = ("picture", "float", "latents")
+
+
+def to_latents(pipeline: QwenImagePipeline, picture: Image.Image | Tensor) -> Tensor:
+    """Any of the three forms -> latents (C, h, w) float32 on the CPU: the posterior's mean, which needs no seed.
+
+    Raises QwenlabError for a tensor of another shape and for sides that are no multiples of 16 pixels.
+    """
+    if isinstance(picture, Image.Image):
+        picture = image_tensor(to_rgb(picture))
+    channels, of_latents = picture.shape[0] if picture.ndim == 3 else None, pipeline.vae.config.z_dim
+    if channels not in (3, of_latents):
+        raise QwenlabError(
+            f"picture: a tensor of shape {tuple(picture.shape)}; give (3, H, W) in [-1, 1], or latents "
+            f"({of_latents}, h, w)"
+        )
+    step = SIDE_STEP if channels == 3 else SIDE_STEP // pipeline.vae_scale_factor
+    if not all(side and side % step == 0 for side in picture.shape[1:]):
+        raise QwenlabError(f"picture: sides {tuple(picture.shape[1:])} are no multiples of {step}; cut or pad it")
+    return encode_image(pipeline, picture)[0] if channels == 3 else picture.detach().float().cpu()
+
+
+@torch.no_grad()
+def from_latents(pipeline: QwenImagePipeline, latents: Tensor, form: str = "picture") -> Image.Image | Tensor:
+    """Latents (C, h, w) as one of `FORMS`. Raises QwenlabError for another word."""
+    if form not in FORMS:
+        raise QwenlabError(f"form {form!r}: choose one of {', '.join(FORMS)}")
+    if form == "latents":
+        return latents.detach().float().cpu()
+    vae = pipeline.vae
+    shift, scale = (torch.tensor(values)[:, None, None] for values in (vae.config.latents_mean, vae.config.latents_std))
+    z = (latents.float().cpu() * scale + shift)[None, :, None]  # (1, C, 1, h, w)
+    pixels = vae.decode(z.to(pipeline._execution_device, vae.dtype)).sample[0, :, 0].float().cpu()  # (3, H, W)
+    return pixels if form == "float" else to_picture(pixels)
+
+
+def to_picture(pixels: Tensor) -> Image.Image:
+    """A float picture (3, H, W) in [-1, 1] as a PIL picture."""
+    return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+def noise_of(pipeline: QwenImagePipeline, latents: Tensor, seed: int) -> Tensor:
+    """The noise (C, h, w) of a seed, in the transformer's dtype on the CPU: that of `generate` and of all editing."""
+    shape = (1, 1, *latents.shape)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=pipeline.transformer.dtype)[0, 0]
+
+
+def check_edit(pipeline: QwenImagePipeline, prompt: str, *, seed: int, steps: int, guidance: float) -> None:
+    """Raise QwenlabError for numbers that no editing can draw with, a prompt that is too long, a freed encoder."""
+    check_drawing(steps=steps, guidance=guidance, first_seed=seed, last_seed=seed, dashes="")
+    if pipeline.text_encoder is None:
+        raise QwenlabError("the pipeline's text encoder was freed: load the pipeline again")
+    check_prompt(pipeline, prompt)
+
+
+def check_strength(strength: float, name: str = "strength") -> None:
+    """Raise QwenlabError unless 0 < strength <= 1."""
+    check_range(name, strength, 0, 1)
+    if not strength > 0:
+        raise QwenlabError(
+            f"{name} {strength}: changes nothing, and the stock pipeline takes no step; take more than 0"
+        )
+
+
+def call_from_latents(
+    pipeline: QwenImagePipeline,
+    kind: type,
+    latents: Tensor,
+    prompt: str,
+    *,
+    seed: int,
+    steps: int,
+    guidance: float,
+    strength: float,
+    negative_prompt: str = NEGATIVE_PROMPT,
+    progress: bool = False,
+    **options: Any,
+) -> Tensor:
+    """Run a stock pipeline of class `kind`, made of the parts of `pipeline`, on a picture's latents (C, h, w).
+
+    Equal noise: given a picture, the stock classes sample the VAE's posterior with the generator before they draw the
+    noise, so that one seed is another noise in each of them; their argument `latents`, which would set the noise, is
+    broken in the inpainting class (one tensor is returned where three are unpacked) and means something else in image
+    to image. They take latents as `image`, though: then nothing is sampled but the noise, and it is that of
+    `qwenlab.model.generation.generate` for the same seed and size.
+
+    Returns latents (C, h, w) float32 on the CPU.
+    """
+    stock = kind(**pipeline.components)
+    bar = dict(getattr(pipeline, "_progress_bar_config", {}))
+    stock.set_progress_bar_config(**bar | {"disable": not progress})
+    factor = pipeline.vae_scale_factor
+    height, width = (side * factor for side in latents.shape[1:])
+    packed = stock(
+        prompt=prompt, negative_prompt=negative_prompt if guidance > 1 else None, true_cfg_scale=guidance,
+        image=latents[None], height=height, width=width, strength=strength, num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(seed), max_sequence_length=MAX_TOKENS, output_type="latent", **options,
+    ).images  # (1, S, 4C)  # fmt: skip
+    pipeline.maybe_free_model_hooks()  # of offloading, which the new object knows nothing of
+    return stock._unpack_latents(packed, height, width, factor)[0, :, 0].float().cpu()
