@@ -46,8 +46,9 @@ MOST = {
 SHARES = ("dropout", "caption_dropout", "validation_share", "ema_decay")
 # Settings that do not change the weights.
 WITHOUT_EFFECT = (
-    "output_dir", "save_every_n_steps", "preview_prompts", "preview_every_n_steps", "preview_steps", "cache_dir",
-    "free_text_encoder", "validate_every_n_steps", "keep_checkpoints", "tensorboard", "use_vae",
+    "output_dir", "save_every_n_steps", "preview_prompts", "preview_references", "preview_every_n_steps",
+    "preview_steps", "cache_dir", "free_text_encoder", "validate_every_n_steps", "keep_checkpoints", "tensorboard",
+    "use_vae",
 )  # fmt: skip
 # Settings that came later: they count in the hash when they are set, so that older files keep theirs.
 LATER = (
@@ -153,6 +154,7 @@ class TrainConfig:
     text_encoder_alpha: float = 8.0
     # preview
     preview_prompts: list[str] = field(default_factory=list)
+    preview_references: list[str] = field(default_factory=list)  # a picture file for each prompt; "": none
     preview_every_n_steps: int = 0  # also before the first step, by the base
     preview_steps: int = 20  # steps of the sampler
     guidance: float = 4.0
@@ -181,6 +183,11 @@ class TrainConfig:
             raise QwenlabError(f"resolution: {self.resolution} is no multiple of 16 (8 for the VAE, 2 for the patches)")
         if self.preview_every_n_steps and not self.preview_prompts:
             raise QwenlabError("preview_every_n_steps: needs preview_prompts, a list of captions to draw")
+        if self.preview_references and len(self.preview_references) != len(self.preview_prompts):
+            raise QwenlabError(
+                f"preview_references: {len(self.preview_references)} for {len(self.preview_prompts)} preview_prompts; "
+                "give a picture for each prompt, '' for none"
+            )
         if self.preview_every_n_steps and self.preview_steps < 2:
             raise QwenlabError(f"preview_steps: {self.preview_steps} must be 2 or more, one step draws a black picture")
         if self.validate_every_n_steps and not self.validation_share:

@@ -33,6 +33,7 @@ from qwenlab.data.images import image_profile
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, sha256_file
 from qwenlab.model.encoding import LatentStatistics, encode_image, encode_text, image_tensor
+from qwenlab.model.references import encode_instruction, is_edit
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -84,21 +85,33 @@ class Caches:
             return LatentStatistics(torch.stack(mean), torch.stack(std))
         return LatentStatistics(mean, std)
 
-    def texts(self, texts: Sequence[str], on_item: Callable[[], None] = lambda: None) -> list[Tensor]:
-        """Embeddings (T_i, D) of every text, in order; `on_item` as in `latents`."""
+    def texts(
+        self,
+        texts: Sequence[str],
+        on_item: Callable[[], None] = lambda: None,
+        references: Sequence[tuple[View, ...]] | None = None,
+    ) -> list[Tensor]:
+        """Embeddings (T_i, D) of every text, in order; `on_item` as in `latents`.
+
+        references: for each text the pictures it speaks of, where the text encoder reads them, too.
+        """
         store = self._store("texts")
-        entries: dict[str, Tensor] = {}
-        for text in texts:
-            if text not in entries:
-                entries[text] = store.get(text_key(text, self.text_hash), partial(self._encode_text, text))["text"]
+        entries: dict[tuple[str, tuple[View, ...]], Tensor] = {}
+        pairs = list(zip(texts, references or [()] * len(texts), strict=True))
+        for pair in pairs:
+            if pair not in entries:
+                key = text_key(pair[0], self.text_hash, pair[1])
+                entries[pair] = store.get(key, partial(self._encode_text, *pair))["text"]
             on_item()
-        return [entries[text] for text in texts]
+        return [entries[pair] for pair in pairs]
 
     def _encode_view(self, view: View) -> dict[str, Tensor]:
         mean, std = encode_image(self.pipeline, image_tensor(view.image()))
         return {"mean": mean, "std": std}
 
-    def _encode_text(self, text: str) -> dict[str, Tensor]:
+    def _encode_text(self, text: str, references: tuple[View, ...]) -> dict[str, Tensor]:
+        if is_edit(self.pipeline):
+            return {"text": encode_instruction(self.pipeline, text, [view.whole() for view in references])}
         return {"text": encode_text(self.pipeline, text)}
 
     def _store(self, kind: str) -> Store:
@@ -172,19 +185,26 @@ def _parse(data: bytes, key: str) -> dict[str, Tensor]:
 
 def latents_key(view: View, vae_hash: str) -> str:
     """The name of a view's entry. Raises QwenlabError when the picture cannot be read."""
+    width, height = view.size
+    picture, *further = _picture_parts(view)
+    further += ["stretched"] if view.stretched else []
+    return _hash("latents", vae_hash, picture, f"{width}x{height}", str(view.crop), str(view.mirrored), *further)
+
+
+def text_key(text: str, text_hash: str, references: Sequence[View] = ()) -> str:
+    """The name of an entry for a text, and for the pictures with which it is read. Raises as `latents_key` does."""
+    parts = [part for view in references for part in (*_picture_parts(view), str(view.mirrored))]
+    return _hash("text", text_hash, text, *parts)
+
+
+def _picture_parts(view: View) -> list[str]:
+    """What tells a picture from every other: the digest of its file, and how its colours were converted, if so."""
     try:
         picture = sha256_file(view.path)
     except OSError as error:
         raise QwenlabError(f"{view.path}: the picture cannot be read ({error.strerror}); put it back") from error
-    width, height = view.size
     profile = image_profile(view.path)
-    converted = (CONVERSION,) if profile and not profile.problem else ()  # other pictures keep the key they had
-    return _hash("latents", vae_hash, picture, f"{width}x{height}", str(view.crop), str(view.mirrored), *converted)
-
-
-def text_key(text: str, text_hash: str) -> str:
-    """The name of a text's entry."""
-    return _hash("text", text_hash, text)
+    return [picture, CONVERSION] if profile and not profile.problem else [picture]  # others keep the key they had
 
 
 def _hash(*parts: str) -> str:
@@ -221,6 +241,8 @@ def text_model_hash(pipeline: QwenImagePipeline) -> str:
         pipeline.prompt_template_encode,
         str(pipeline.prompt_template_encode_start_idx),
     ]
+    if is_edit(pipeline):
+        parts.append(json.dumps(_settings(pipeline.processor.image_processor.to_dict()), sort_keys=True, default=str))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -29,11 +29,15 @@ _NAMED = 10  # names in one line
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and its caption. `line` is the caption's line number in its file, from 1."""
+    """One picture and its caption. `line` is the caption's line number in its file, from 1.
+
+    references: pictures that the caption speaks of, in order; the caption is then an instruction.
+    """
 
     path: Path
     text: str
     line: int
+    references: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ def read_dataset(folder: str | Path) -> Dataset:
     """Read and check a dataset folder of any layout of `qwenlab.data.reader`; every image is decoded once.
 
     Raises QwenlabError, naming file, line and remedy, for: a missing folder or captions file, a line that is
-    not JSON or lacks a key, text that is not UTF-8 or garbled, a caption without its image, two captions of one image,
-    a path or symbolic link that leaves the folder, an unreadable or huge image. What is not used, how another layout
-    was understood, and colours that were converted are warnings.
+    not JSON or lacks a key, text that is not UTF-8 or garbled, a caption without its image or its references, two
+    captions of one image, a path or symbolic link that leaves the folder, an unreadable or huge image. What is not
+    used, how another layout was understood, and colours that were converted are warnings.
     """
     reading = read_folder(folder)
     errors = [finding for finding in reading.findings if finding.level == "error"]
@@ -63,9 +67,9 @@ def read_dataset(folder: str | Path) -> Dataset:
         first = next((finding for finding in errors if finding.rule == "endless-captions"), errors[0])
         more = f" ({len(errors) - 1} more: qwenlab check-dataset {folder})" if len(errors) > 1 else ""
         raise QwenlabError(first.refusal(reading.layout.folder) + more)
-    samples = tuple(Sample(record.path, record.text, record.line) for record in reading.records)
-    for sample in samples:
-        open_image(sample.path)
+    samples = tuple(Sample(record.path, record.text, record.line, record.references) for record in reading.records)
+    for path in dict.fromkeys(path for sample in samples for path in (sample.path, *sample.references)):
+        open_image(path)
     return Dataset(Path(folder), samples, tuple(_warnings(reading, samples)))
 
 
@@ -112,12 +116,19 @@ def _listed(names: list[str]) -> str:
 def split_dataset(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """Training and validation pictures, about `share` of them for validation, each in the data set's order.
 
-    Near duplicates stay on one side, and the same pictures are held out in every run, whatever its seed. Raises
-    QwenlabError when the pictures do not differ enough to be split.
+    Near duplicates stay on one side, and so do samples that share a picture or a reference; the same pictures are held
+    out in every run, whatever its seed. Raises QwenlabError when the pictures do not differ enough to be split.
     """
-    from qwenlab.data.check import near_duplicate_groups
+    from qwenlab.data.check.duplicates import group_numbers, near_duplicate_groups
 
-    groups = near_duplicate_groups([sample.path for sample in dataset.samples])
+    files: dict[Path, int] = {}
+    for sample in dataset.samples:
+        for path in (sample.path, *sample.references):
+            files.setdefault(path, len(files))
+    similar = near_duplicate_groups(list(files))
+    related = [(files[s.path], files[reference]) for s in dataset.samples for reference in s.references]
+    numbers = group_numbers(len(files), [*enumerate(similar), *related])
+    groups = [numbers[files[sample.path]] for sample in dataset.samples]
     try:
         sides = split_by_group(groups, share)
     except QwenlabError as error:
@@ -133,14 +144,25 @@ class View:
     """A picture as the VAE gets it, `size` = (width, height) in pixels.
 
     crop: scaled to cover the size and cut (`qwenlab.data.buckets.fit_to_bucket`); otherwise letterboxed on black.
+    stretched: scaled to just this size, as the stock pipelines do with references.
     """
 
     path: Path
     size: tuple[int, int]
     crop: bool = False
     mirrored: bool = False
+    stretched: bool = False
 
     def image(self) -> Image.Image:
         """Open and fit the picture; raises QwenlabError as `qwenlab.data.images.open_image` does."""
-        image = (fit_to_bucket if self.crop else fit_image)(open_image(self.path), self.size)
+        image = open_image(self.path)
+        if self.stretched:
+            image = image.resize(self.size, Image.Resampling.LANCZOS)
+        else:
+            image = (fit_to_bucket if self.crop else fit_image)(image, self.size)
+        return ImageOps.mirror(image) if self.mirrored else image
+
+    def whole(self) -> Image.Image:
+        """The picture in its own size, mirrored where the view is; raises as `image` does."""
+        image = open_image(self.path)
         return ImageOps.mirror(image) if self.mirrored else image

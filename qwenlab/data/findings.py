@@ -127,6 +127,19 @@ RULES: dict[str, Rule] = {
         "Add it or delete the line, or correct the name.",
         "takes the one picture without caption whose name fits, else left out",
     ),
+    "no-reference": Rule(
+        "error", "Reference is missing", "The caption speaks of a picture that is not there.",
+        "Add it, correct its name, or delete the line.", _LEFT_OUT,
+    ),
+    "bad-reference": Rule(
+        "error", "Picture that cannot be the reference", "A row learns how its picture comes of others.",
+        "Name the picture before the change, once, of at least 16 x 16 pixels.", _LEFT_OUT,
+    ),
+    "reference-size": Rule(
+        "warning", "Reference of another size", "If the rest of a picture is to stay, a pair that does not lie on each "
+        "other teaches shift and zoom. Of a thing to be put in, any size is right.",
+        "Give both pictures one size, if one is the other before the change.",
+    ),
     "second-caption": Rule(
         "error", "Two captions of one picture", "Both would be learnt, and they may contradict each other.",
         "Keep the better one.", "the first is kept",

@@ -25,6 +25,7 @@ from qwenlab.errors import QwenlabError
 from qwenlab.model.encoding import pad_texts
 from qwenlab.model.flow import derived_generator, interpolate, model_timestep, sample_sigmas, to_grid, velocity
 from qwenlab.model.generation import NEGATIVE_PROMPT
+from qwenlab.model.references import pack_references
 from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Batch:
     image_shapes: list[list[tuple[int, int, int]]]  # (frames, h / 2, w / 2) of each sample, for the rotary embedding
     weight: Tensor | None = None  # (B, S) or (B, 1) float32, of each token's error in the loss; None: all 1
     regions: list[list[Region]] | None = None  # hands and feet of each sample; None: nobody asks
+    references: Tensor | None = None  # (B, S', C) clean tokens of the pictures that the captions speak of
 
 
 # Called with a batch and the predicted velocity (B, S, C): a further loss, a float32 scalar.
@@ -70,7 +72,7 @@ def draw_batches(
     samples_per_step = size * config.gradient_accumulation_steps * accelerator.num_processes
     first = (micro_step * accelerator.num_processes + accelerator.process_index) * size
     live = bool(config.text_encoder_rank)
-    parts: dict[torch.Size, list[tuple]] = defaultdict(list)
+    parts: dict[tuple[torch.Size, ...], list[tuple]] = defaultdict(list)
     for sample in range(first, first + size):
         visit = (step - 1) * samples_per_step + sample
         source, index = picture_at(training_set, config.seed, visit, samples_per_step)
@@ -88,21 +90,24 @@ def draw_batches(
         if live:
             text = source.captions[text_index] if keep else NEGATIVE_PROMPT
         else:
-            text = source.texts[text_index] if keep else source.dropped
+            dropped = source.dropped_texts[text_index] if source.dropped_texts else source.dropped
+            text = source.texts[text_index] if keep else dropped
         weight = source.weights[latents_index] if source.weights else torch.ones(x0[0].numel() // 4)
         regions = source.regions[latents_index] if source.regions else None
-        parts[x0.shape].append((x0, noise, sigma, text, weight, regions))
+        references = source.reference_latents(text_index)
+        shapes = tuple(z.shape for z in (x0, *references))
+        parts[shapes].append((x0, noise, sigma, text, weight, regions, references))
     # Only torch.manual_seed reaches LoRA dropout.
     dropout = "dropout" if stream == "sample" else f"dropout of {stream}"
     torch.manual_seed(derived_generator(config.seed, dropout, step, first).initial_seed())
 
     batches = []
     for samples in parts.values():
-        x0, noise, sigma, texts, weights, regions = zip(*samples, strict=True)
+        x0, noise, sigma, texts, weights, regions, references = zip(*samples, strict=True)
         sigma = torch.cat(sigma)
         weight = _loss_weight(config, sigma, torch.stack(weights) if training_set.weights else None)
         texts = embed_texts(pipeline, texts) if live else texts
-        batch = make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight)
+        batch = make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight, references)
         batches.append(replace(batch, regions=None if regions[0] is None else list(regions)))
     return batches
 
@@ -152,21 +157,27 @@ def make_batch(
     sigma: Tensor,
     texts: Sequence[Tensor],
     weight: Tensor | None = None,
+    references: Sequence[Sequence[Tensor]] = (),
 ) -> Batch:
-    """Latents and noise (B, C / 4, h, w), sigma (B,), B embeddings (T_i, D) -> what the transformer reads."""
+    """Latents and noise (B, C / 4, h, w), sigma (B,), B embeddings (T_i, D) -> what the transformer reads.
+
+    references: for each of the B pictures the latents (C / 4, h_i, w_i) of those its text speaks of, alike in a batch.
+    """
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
     shape = batch, _, height, width = latents.shape
     latents, noise = (pipeline._pack_latents(z, *shape).to(device) for z in (latents, noise))  # (B, S, C)
     sigma = sigma.to(device)
     text, mask = pad_texts(texts)
+    beside, shapes = pack_references(references) if any(references) else (None, [])
     return Batch(
         x_t=interpolate(latents, noise, sigma).to(dtype),
         target=velocity(latents, noise),
         sigma=sigma,
         text=text.to(device, dtype),
         text_mask=None if mask is None else mask.to(device),
-        image_shapes=[[(1, height // 2, width // 2)]] * batch,
+        image_shapes=[[(1, height // 2, width // 2), *shapes]] * batch,
         weight=None if weight is None else weight.to(device),
+        references=None if beside is None else beside.to(device, dtype),
     )
 
 
@@ -224,15 +235,21 @@ def batches_loss(transformer: torch.nn.Module, batches: Sequence[Batch], extra: 
 
 
 def flow_loss(transformer: torch.nn.Module, batch: Batch, extra: ExtraLoss | None = None) -> Tensor:
-    """Mean squared error of the predicted velocity, weighted by `batch.weight`, plus `extra`: a float32 scalar."""
+    """Mean squared error of the predicted velocity, weighted by `batch.weight`, plus `extra`: a float32 scalar.
+
+    Tokens of references are read and have no error: nothing of them is to be drawn.
+    """
+    beside = [] if batch.references is None else [batch.references]
     prediction = transformer(
-        hidden_states=batch.x_t,
+        hidden_states=torch.cat([batch.x_t, *beside], dim=1) if beside else batch.x_t,
         timestep=model_timestep(batch.sigma, batch.x_t.dtype),
         encoder_hidden_states=batch.text,
         encoder_hidden_states_mask=batch.text_mask,
         img_shapes=batch.image_shapes,
         return_dict=False,
     )[0]
+    if beside:
+        prediction = prediction[:, : batch.x_t.shape[1]]
     if batch.weight is None:
         loss = torch.nn.functional.mse_loss(prediction.float(), batch.target)
     else:

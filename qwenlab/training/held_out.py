@@ -40,7 +40,7 @@ def held_out_loss(
     training = transformer.training
     transformer.eval()
     totals = dict.fromkeys(sigmas, 0.0)
-    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, size in enumerate(held_out.sizes):
         by_size[size].append(index)
     batches = [same[i : i + batch_size] for same in by_size.values() for i in range(0, len(same), batch_size)]
@@ -51,8 +51,10 @@ def held_out_loss(
             x0 = torch.stack([held_out.latents.sample(i, g) for (i, _), g in zip(pairs, generators, strict=True)])
             noise = torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in generators])
             texts = [held_out.texts[text] for _, text in pairs]
+            references = [held_out.reference_latents(text) for _, text in pairs]
             for value in sigmas:
-                batch = make_batch(pipeline, x0, noise, torch.full((len(x0),), value), texts)
+                sigma = torch.full((len(x0),), value)
+                batch = make_batch(pipeline, x0, noise, sigma, texts, references=references)
                 totals[value] += flow_loss(transformer, batch).item() * len(x0)
     finally:
         transformer.train(training)

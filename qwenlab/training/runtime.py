@@ -132,14 +132,19 @@ def make_optimizer(parameters: list[torch.nn.Parameter] | list[dict], config: Tr
 def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """What must not change for a run to be resumed: settings that decide the weights, captions and pictures."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
-    pictures = [[sample.path.name, sha256_file(sample.path), sample.text] for sample in dataset.samples]
+    pictures = [
+        [sample.path.name, sha256_file(sample.path), sample.text, *map(sha256_file, sample.references)]
+        for sample in dataset.samples
+    ]
     if config.unmasked_weight < 1:
         masks = [mask_path(sample) for sample in dataset.samples]
         pictures += [sha256_file(mask) if mask else None for mask in masks]
     others = {}
     if config.prior_dataset:
         prior = read_dataset(config.prior_dataset)
-        others["prior"] = sha256_json([[sha256_file(sample.path), sample.text] for sample in prior.samples])
+        others["prior"] = sha256_json(
+            [[*map(sha256_file, (sample.path, *sample.references)), sample.text] for sample in prior.samples]
+        )
     if config.use_structural_loss or config.augment_hands:
         others["keypoints"] = sha256_file(dataset.folder / KEYPOINTS)
     if config.init_lora:

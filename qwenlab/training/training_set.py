@@ -29,6 +29,7 @@ from qwenlab.data.regions import regions as regions_of
 from qwenlab.errors import QwenlabError
 from qwenlab.model.encoding import LatentStatistics
 from qwenlab.model.generation import NEGATIVE_PROMPT
+from qwenlab.model.references import is_edit, reference_size
 from qwenlab.show import progress_stream
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class TrainingSet:
     choices: for each of the N pictures the pairs (index in `latents`, index in `texts`) that a visit draws from; the
         first pair is the picture and the caption as they are.
     captions: the T captions as text. weights: for each view the weights of its S tokens in the loss, mean 1.
+    references: for each of the T captions the indices in `latents` of the pictures it speaks of, whose mean is read.
+    dropped_texts: for each caption what stands for it when it is dropped, where the text encoder reads references.
     """
 
     latents: LatentStatistics
@@ -54,6 +57,8 @@ class TrainingSet:
     choices: tuple[tuple[tuple[int, int], ...], ...]
     captions: tuple[str, ...] = ()
     weights: tuple[Tensor, ...] | None = None
+    references: tuple[tuple[int, ...], ...] | None = None
+    dropped_texts: list[Tensor] | None = None
     regions: tuple[list[Region], ...] | None = None  # hands and feet of each view, in its pixels
     close_ups: TrainingSet | None = None  # of hands and feet, which are `hand_share` of the samples
     hand_share: float = 0.0
@@ -62,9 +67,16 @@ class TrainingSet:
         return len(self.choices)
 
     @cached_property
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """(h, w) in latent cells of each of the N pictures; only equal ones may share a batch."""
-        return tuple(tuple(self.latents.mean[pairs[0][0]].shape[-2:]) for pairs in self.choices)
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """(h, w) in latent cells of each of the N pictures and of its references; only equal ones may share a batch."""
+        return tuple(
+            tuple(side for z in (self.latents.mean[view], *self.reference_latents(text)) for side in z.shape[-2:])
+            for (view, text), *_ in self.choices
+        )
+
+    def reference_latents(self, text: int) -> list[Tensor]:
+        """The latents (C, h_i, w_i) of the pictures that a caption speaks of."""
+        return [self.latents.mean[index] for index in self.references[text]] if self.references else []
 
 
 def encode_dataset(
@@ -86,26 +98,34 @@ def encode_samples(
     `on_item` is called after each picture and caption with the number of all of them. Raises QwenlabError for an
     unreadable picture and a cache that cannot be written.
     """
-    views: list[View] = []
+    views: dict[View, int] = {}  # a picture that answers several instructions is encoded once
     texts: list[str] = []
     choices = []
     masks: list[View | None] = []
+    references: list[tuple[View, ...]] = []
     for sample, size in zip(dataset.samples, picture_sizes(dataset, config), strict=True):
         versions = [(False, sample.text)]
         if config.random_flip and can_flip(sample.text):
             versions.append((True, flip_text(sample.text)))
         pairs = []
         for mirrored, text in versions:
+            view = View(sample.path, size, crop=config.resize_mode == "buckets", mirrored=mirrored)
             for order in shuffled_captions(text, config.caption_orders):
-                pairs.append((len(views), len(texts)))
+                pairs.append((views.setdefault(view, len(views)), len(texts)))
                 texts.append(order)
-            views.append(View(sample.path, size, crop=config.resize_mode == "buckets", mirrored=mirrored))
-            mask = mask_path(sample) if config.unmasked_weight < 1 else None
-            masks.append(replace(views[-1], path=mask) if mask else None)
+                references.append(reference_views(sample, view, config))
+            if len(views) > len(masks):
+                mask = mask_path(sample) if config.unmasked_weight < 1 else None
+                masks.append(replace(view, path=mask) if mask else None)
         choices.append(tuple(pairs))
+    targets = list(views)
+    of_texts = [tuple(views.setdefault(view, len(views)) for view in row) for row in references]
     total = len(views) + len(texts) + 1
-    latents = caches.latents(views, lambda: on_item(total))
-    *embeddings, dropped = caches.texts([*texts, NEGATIVE_PROMPT], lambda: on_item(total))
+    latents = caches.latents(list(views), lambda: on_item(total))
+    read_together = references if is_edit(caches.pipeline) else None
+    embeddings = caches.texts(texts, lambda: on_item(total), read_together)
+    (dropped,) = caches.texts([NEGATIVE_PROMPT], lambda: on_item(total))
+    dropped_texts = caches.texts([NEGATIVE_PROMPT] * len(texts), references=references) if read_together else None
     weights = None
     if config.unmasked_weight < 1:
         if not any(masks):
@@ -113,10 +133,46 @@ def encode_samples(
                 f"unmasked_weight: {dataset.folder / 'masks'} holds no NAME.png for a picture; add masks"
             )
         weights = tuple(
-            token_weights(mask, view.size, config.unmasked_weight) for mask, view in zip(masks, views, strict=True)
+            token_weights(mask, view.size, config.unmasked_weight) for mask, view in zip(masks, targets, strict=True)
         )
-    regions = view_regions(views, dataset) if config.use_structural_loss else None
-    return TrainingSet(latents, embeddings, dropped, tuple(choices), tuple(texts), weights, regions)
+    regions = view_regions(targets, dataset) if config.use_structural_loss else None
+    return TrainingSet(
+        latents, embeddings, dropped, tuple(choices), tuple(texts), weights,
+        tuple(of_texts) if any(of_texts) else None, dropped_texts, regions,
+    )  # fmt: skip
+
+
+def preview_embeddings(caches: Caches, config: TrainConfig) -> dict[str | tuple[str, str], Tensor]:
+    """What previews are drawn from: embeddings by prompt; by (prompt, file of its reference) where both are read."""
+    together = is_edit(caches.pipeline)
+    needed: dict[str | tuple[str, str], tuple[str, tuple[View, ...]]] = {}
+    for number, prompt in enumerate(config.preview_prompts):
+        name = config.preview_references[number] if config.preview_references and together else ""
+        views = (View(Path(name), image_size(name)),) if name else ()
+        for text in (prompt, NEGATIVE_PROMPT):
+            needed[(text, name) if name else text] = text, views
+    needed.setdefault(NEGATIVE_PROMPT, (NEGATIVE_PROMPT, ()))
+    texts, references = zip(*needed.values(), strict=True)
+    return dict(zip(needed, caches.texts(texts, references=references), strict=True))
+
+
+def reference_views(sample: Sample, picture: View, config: TrainConfig) -> tuple[View, ...]:
+    """How the references of a picture are encoded: one of the picture's size as the picture is, pixel on pixel.
+
+    Others in their own size, in whole tokens, with at most resolution x resolution pixels.
+    """
+    if not sample.references:
+        return ()
+    own = image_size(sample.path)
+    views = []
+    for path in sample.references:
+        size = image_size(path)
+        if size == own:
+            views.append(replace(picture, path=path))
+        else:
+            fitted = reference_size(size, config.resolution**2)
+            views.append(View(path, fitted, mirrored=picture.mirrored, stretched=True))
+    return tuple(views)
 
 
 def view_regions(views: Sequence[View], dataset: Dataset) -> tuple[list[Region], ...]:
@@ -192,11 +248,11 @@ def describe_buckets(dataset: Dataset, config: TrainConfig) -> str:
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run reads: `prompts` holds the embeddings of preview prompts when the text encoder is gone."""
+    """What a run reads: `prompts` are the `preview_embeddings` when the text encoder is gone."""
 
     training: TrainingSet
     validation: TrainingSet | None
-    prompts: dict[str, Tensor] | None
+    prompts: dict[str | tuple[str, str], Tensor] | None
     prior: TrainingSet | None = None
 
 
@@ -241,7 +297,6 @@ def prepare_data(
     prior = encode_samples(caches, prior_set, as_it_is) if prior_set else None
     prompts = None
     if config.free_text_encoder:
-        needed = list(dict.fromkeys([*config.preview_prompts, NEGATIVE_PROMPT]))
-        prompts = dict(zip(needed, caches.texts(needed), strict=True))
+        prompts = preview_embeddings(caches, config)
         free_text_encoder(pipeline)
     return RunData(training, validation, prompts, prior)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from qwenlab.config import TrainConfig
+from qwenlab.data.images import open_image
 from qwenlab.model.encoding import encode_text
-from qwenlab.model.generation import generate
+from qwenlab.model.generation import NEGATIVE_PROMPT, generate
+from qwenlab.model.references import generate_beside, is_edit
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer
 from qwenlab.training.run import Run
@@ -19,6 +21,7 @@ from qwenlab.training.training_set import RunData, TrainingSet
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,11 @@ def save_previews(
     config: TrainConfig,
     folder: Path,
     step: int,
-    embeddings: Mapping[str, Tensor] | None = None,
+    embeddings: Mapping[str | tuple[str, str], Tensor] | None = None,
 ) -> list[Path]:
     """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files.
 
-    embeddings: as in `qwenlab.model.generation.generate`, for a pipeline without text encoder.
+    embeddings: `qwenlab.training.training_set.preview_embeddings`, for a pipeline without text encoder.
     """
     transformer = pipeline.transformer
     training = transformer.training
@@ -76,11 +79,7 @@ def save_previews(
     vae_device = pipeline.vae.device
     pipeline.vae.to(transformer.device)
     try:
-        images = generate(
-            pipeline, config.preview_prompts, list(range(len(config.preview_prompts))),
-            steps=config.preview_steps, guidance=config.guidance, size=config.resolution,
-            embeddings=embeddings,
-        )  # fmt: skip
+        images = _draw_previews(pipeline, config, embeddings)
     finally:
         transformer.train(training)
         pipeline.vae.to(vae_device)
@@ -89,3 +88,24 @@ def save_previews(
     for image, path in zip(images, paths, strict=True):
         image.save(path)
     return paths
+
+
+def _draw_previews(
+    pipeline: QwenImagePipeline, config: TrainConfig, embeddings: Mapping[str | tuple[str, str], Tensor] | None
+) -> list[Image.Image]:
+    how = {"steps": config.preview_steps, "guidance": config.guidance}
+    names = config.preview_references or [""] * len(config.preview_prompts)
+    plain = [number for number, name in enumerate(names) if not name]
+    images: dict[int, Image.Image] = {}
+    if plain:
+        prompts = [config.preview_prompts[number] for number in plain]
+        drawn = generate(pipeline, prompts, plain, size=config.resolution, embeddings=embeddings, **how)
+        images = dict(zip(plain, drawn, strict=True))
+    for number, name in enumerate(names):
+        if name:
+            prompt = config.preview_prompts[number]
+            mine = embeddings
+            if embeddings and is_edit(pipeline):
+                mine = {text: embeddings[text, name] for text in (prompt, NEGATIVE_PROMPT)}
+            images[number] = generate_beside(pipeline, [open_image(name)], prompt, number, embeddings=mine, **how)
+    return [images[number] for number in range(len(names))]

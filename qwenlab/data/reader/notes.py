@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
 from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, kohya
 from qwenlab.data.reader.listing import CAPTIONS, OTHER_FORMATS
-from qwenlab.data.reader.names import inside_name
+from qwenlab.data.reader.names import identity, inside_name
 from qwenlab.data.reader.sidecars import find_sidecars
 
 _SHOWN = 3  # names in one line
@@ -67,8 +67,11 @@ def _another_form(record: _Record) -> bool:
     )
 
 
-def unread_findings(layout: Layout) -> list[Finding]:
-    """Warnings about files that look as if they belonged to the data set and are not read."""
+def unread_findings(layout: Layout, references: Set[str] = frozenset()) -> list[Finding]:
+    """Warnings about files that look as if they belonged to the data set and are not read.
+
+    references: identities of the pictures that captions speak of.
+    """
     listing = layout.listing
     findings = [
         Finding("other-format", _place(path, layout), OTHER_FORMATS[path.suffix.lower()])
@@ -78,7 +81,7 @@ def unread_findings(layout: Layout) -> list[Finding]:
     if layout.kind == "captions":
         unread = sorted(name for name, path in layout.whole.tables.items() if path not in read)
         findings += [Finding("unread-captions", name, f"{layout.captions.name} is read instead") for name in unread]
-        findings += _elsewhere(layout)
+        findings += _elsewhere(layout, references)
     if layout.kind in ("captions", "metadata"):
         sidecars = [listing.texts[name] for names in find_sidecars(listing).values() for name in names]
         if sidecars:
@@ -91,13 +94,13 @@ def _place(path: Path, layout: Layout) -> str:
     return path.relative_to(layout.folder).as_posix()
 
 
-def _elsewhere(layout: Layout) -> list[Finding]:
+def _elsewhere(layout: Layout, references: Set[str]) -> list[Finding]:
     """Pictures in the data set's folder that lie outside images/."""
     if layout.images == layout.folder:
         return []
     by_top: dict[str, list[str]] = defaultdict(list)
     for name, path in layout.whole.pictures.items():
-        if inside_name(path, layout.images) is None:
+        if inside_name(path, layout.images) is None and (not references or identity(path) not in references):
             by_top[name.split("/")[0] + "/" if "/" in name else ""].append(name)
     return [
         Finding("elsewhere", top or _names(names), f"{plural(len(names), 'picture')} outside {layout.images.name}/")

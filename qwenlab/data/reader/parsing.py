@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from qwenlab.data.findings import Finding, shown
 from qwenlab.data.reader.garbled import garbled, lost_characters
 
+#: The key under which a line names one or several pictures that its caption speaks of.
+REFERENCE = "reference"
 #: Other keys under which people write captions.
 _TEXT_KEYS = ("caption", "captions", "prompt", "description", "tags")
 _NAME_KEYS = ("file", "filename", "image", "image_path", "img", "path", "name")
@@ -47,11 +49,15 @@ _MESSAGES = (
 
 
 class Parsed(NamedTuple):
-    """The file name as written and the caption, stripped. changes: how the caption differs from what is written."""
+    """The file name as written and the caption, stripped. changes: how the caption differs from what is written.
+
+    references: names of pictures that the caption speaks of, as written.
+    """
 
     name: str
     text: str
     changes: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
 
 def parse_json(text: str, where: str) -> tuple[Any, Finding | None]:
@@ -116,7 +122,25 @@ def parse_record(value: Any, where: str) -> tuple[Parsed | None, list[Finding]]:
     findings += found
     if text is None:
         return None, findings
-    return Parsed(name, text, (*changes, *changed)), findings
+    references = parse_references(value.get(REFERENCE))
+    if references is None:
+        return None, [*findings, Finding("bad-record", where, f'"{REFERENCE}" must be a file name, or a list of them')]
+    return Parsed(name, text, (*changes, *changed), references), findings
+
+
+def parse_references(value: Any) -> tuple[str, ...] | None:
+    """The names in a `reference`: one, a list, or a list as JSON in a table's cell; None for anything else."""
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    names = [value] if isinstance(value, str) else value
+    if names is None or names == [""]:
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        return None
+    return tuple(names)
 
 
 def check_text(text: str, where: str) -> tuple[str | None, list[Finding], tuple[str, ...]]:

@@ -16,6 +16,7 @@ from qwenlab.data.reader.listing import METADATA
 from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name, locate
 from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
 from qwenlab.data.reader.parsing import Parsed, parse_json, parse_record
+from qwenlab.data.reader.references import find_references, reference_findings, references_remark
 from qwenlab.data.reader.sidecars import find_sidecars, read_sidecar
 from qwenlab.data.reader.tables import read_csv, read_parquet
 
@@ -27,7 +28,8 @@ class Record:
     """One usable caption: where it stands, its line from 1, the name and text as written, and the picture it names.
 
     path: the file that exists, or None. guess: the picture that was probably meant. changes: what had to be done to
-    read it; training refuses such a record, a repaired copy holds what came of it.
+    read it; training refuses such a record, a repaired copy holds what came of it. references: pictures that the
+    caption speaks of, in order; they exist.
     """
 
     where: str
@@ -37,11 +39,15 @@ class Record:
     path: Path | None
     guess: Path | None = None
     changes: tuple[str, ...] = ()
+    references: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read of a folder. pictures: all that count, by their names. understood: one line on the layout."""
+    """What was read of a folder. pictures: all that count, by their names. understood: one line on the layout.
+
+    What only references name is not among the pictures.
+    """
 
     layout: Layout
     records: tuple[Record, ...]
@@ -75,17 +81,23 @@ def read_folder(folder: str | Path, encoding: str = "") -> Reading:
     pictures = _pictures(layout, records)
     guesses = Guesses(pictures)
     records = _guess_pictures(records, pictures, guesses)
-    findings += _pairing_findings(records, layout, pictures, guesses) + unread_findings(layout)
+    references = {identity(path) for record in records for path in record.references}
+    findings += _pairing_findings(records, layout, pictures, guesses) + unread_findings(layout, references)
+    findings += reference_findings(records)
+    remarks += [remark] if (remark := references_remark(records)) else []
     if not records and not any(finding.level == "error" for finding in findings):
         findings.append(Finding("no-samples", layout.captions.name, "holds no caption"))
     return Reading(layout, tuple(records), tuple(findings), pictures, understood(layout, records, remarks))
 
 
 def _pictures(layout: Layout, records: Sequence[Record]) -> dict[str, Path]:
-    """All pictures by name; a caption may name a file whose ending is no picture's."""
+    """All pictures by name; a caption may name a file whose ending is no picture's. Mere references are left out."""
     found = {}
+    own = {identity(record.path) for record in records if record.path}
+    references = {identity(path) for record in records for path in record.references} - own
     for path in (*layout.listing.pictures.values(), *(record.path for record in records if record.path)):
-        found.setdefault(inside_name(path, layout.images) or path.name, path)
+        if not references or identity(path) not in references:
+            found.setdefault(inside_name(path, layout.images) or path.name, path)
     return found
 
 
@@ -106,9 +118,9 @@ def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding], l
         elif not source.path.resolve().is_relative_to(layout.folder.resolve()):
             findings.append(Finding("outside", name, "a link to a file outside the folder"))
         else:
-            lookup = Lookup(source.bases)
+            lookups = lookup, _ = Lookup(source.bases), Lookup(source.bases)
             for number, where, parsed in _parsed(source, name, encoding, findings, remarks):
-                record = _located(number, where, parsed, source, lookup, findings)
+                record = _located(number, where, parsed, source, lookups, findings)
                 records += [record] if record else []
             for base, count in lookup.used.items():
                 if base != source.bases[0]:
@@ -161,17 +173,21 @@ def _record_of(
 
 
 def _located(
-    number: int, where: str, parsed: Parsed, source: Source, lookup: Lookup, findings: list[Finding]
+    number: int, where: str, parsed: Parsed, source: Source, lookups: tuple[Lookup, Lookup], findings: list[Finding]
 ) -> Record | None:
-    name = parsed.name
-    if source.path.name.lower() in METADATA:
-        name = name.replace("\\", "/")  # as the `datasets` library does
+    """The record of a line, or a finding. lookups: for its picture, and for its references."""
+    lookup, of_references = lookups
+    name, names = parsed.name, parsed.references
+    if source.path.name.lower() in METADATA:  # as the `datasets` library does
+        name, names = name.replace("\\", "/"), [other.replace("\\", "/") for other in names]
     try:
         path = lookup.find(name)
     except Outside:
         findings.append(Finding("outside", where, f"'{shown(parsed.name)}' leads out of the folder"))
         return None
-    return Record(where, number, parsed.name, parsed.text, path, None, parsed.changes)
+    references, wrong = find_references(names, where, of_references)
+    findings += wrong
+    return None if wrong else Record(where, number, parsed.name, parsed.text, path, None, parsed.changes, references)
 
 
 def _drop_what_leads_out(layout: Layout) -> list[Finding]:
@@ -232,14 +248,16 @@ def _pairing_findings(
             findings.append(Finding("no-image", record.where, _no_image(record, layout, guesses)))
             continue
         name = inside_name(record.path, layout.images) or record.path.name
-        earlier = first.setdefault(identity(record.path), record)
+        # An edited picture may be the answer to several others: those are different samples.
+        key = "\0".join([identity(record.path), *(identity(path) for path in record.references)])
+        earlier = first.setdefault(key, record)
         if earlier is not record:
             same_file = earlier.where.split(", ")[0] == record.where.split(", ")[0]
             place = f"on line {earlier.line}" if same_file else f"in {shown(earlier.where)}"
             findings.append(
                 Finding("second-caption", record.where, f"{shown(name)} has a caption {place} already", (name,))
             )
-    used = first.keys() | {identity(record.guess) for record in records if record.guess}
+    used = {identity(path) for record in records if (path := record.path or record.guess)}
     for name, path in pictures.items():
         if identity(path) not in used:
             findings.append(Finding("no-caption", name, f"no caption in {_captions_of(layout)}", (name,)))
