@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qwenlab.lab.judge import rate
+from qwenlab.lab.statistics import estimate
 
 DRAWS, SEED = 2000, 0  # of the bootstrap
 
@@ -39,8 +40,6 @@ def study_table(rows: Sequence[dict[str, int]]) -> dict[str, Any]:
 
 def versus(rows: Sequence[dict[str, int]], others: Sequence[dict[str, int]]) -> dict[str, dict[str, float]]:
     """Mean differences to `others`, picture by picture, with 95% intervals by resampling pictures."""
-    rng = np.random.default_rng(SEED)
-    picks = rng.integers(len(rows), size=(DRAWS, len(rows)))
     measures = {
         "score": score, "both": lambda row: row["character"] * row["style"], "character": lambda row: row["character"],
         "style": lambda row: row["style"], "following": lambda row: row["following"] / 2,
@@ -48,6 +47,5 @@ def versus(rows: Sequence[dict[str, int]], others: Sequence[dict[str, int]]) -> 
     result = {}
     for name, measure in measures.items():
         differences = np.array([measure(a) - measure(b) for a, b in zip(rows, others, strict=True)])
-        low, high = np.quantile(differences[picks].mean(1), [0.025, 0.975])
-        result[name] = {"value": float(differences.mean()), "low": float(low), "high": float(high)}
+        result[name] = asdict(estimate(differences, SEED, DRAWS))
     return result

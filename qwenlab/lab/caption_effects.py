@@ -4,14 +4,14 @@
 scene differ in their seed only, so that scenes, not pictures, are the independent units: intervals resample scenes, and
 differences between forms are paired by scene (bootstrap, Efron, Annals of Statistics 7, 1979).
 
-Dimensions: S scenes, K pictures a scene, N = S * K pictures in scene order, D bootstrap draws.
+Dimensions: S scenes, K pictures a scene, N = S * K pictures in scene order.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
@@ -19,11 +19,12 @@ import numpy as np
 from qwenlab.lab import world
 from qwenlab.lab.judge.rates import attribute_rates, wanted
 from qwenlab.lab.judge.reading import Reading
+from qwenlab.lab.statistics import Estimate as Estimate  # lesson 08 shows stored ones
+from qwenlab.lab.statistics import estimate
 
 #: What makes a drawn child the same child in another picture.
 IDENTITY = ("gender", "hair_style", "hair_color", "clothes")
 VAGUE_HAIR = "好看的发型"
-_DRAWS = 4000
 
 
 def without_number(scene: world.Scene) -> str:
@@ -60,31 +61,6 @@ FORMS: dict[str, Callable[[world.Scene], str]] = {
     "vague hair": vague_hair,
     "vague": vague,
 }
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over scenes with its 95% bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
-
-
-def estimate(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
-    """The mean of one value a scene (S,) and its percentile bootstrap interval over scenes.
-
-    Raises ValueError without values.
-    """
-    values = np.asarray(values, float)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"one value a scene, not an array of shape {values.shape}")
-    picks = np.random.default_rng(seed).integers(len(values), size=(_DRAWS, len(values)))
-    low, high = np.quantile(values[picks].mean(axis=1), (0.025, 0.975))
-    return Estimate(float(values.mean()), float(low), float(high))
 
 
 def effects(

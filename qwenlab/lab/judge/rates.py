@@ -1,55 +1,29 @@
 """Rates from readings: confidence intervals, and corrections for the judge's own errors.
 
-Sources: Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22; Rogan and
-Gladen (1978), "Estimating prevalence from the results of a screening test", Am. J. Epidemiology 107; the interval of
-the corrected rate resamples whole pictures (two hands of one picture are not independent) and draws sensitivity and
-specificity from their Jeffreys posteriors, as both were estimated from samples.
+Source: Rogan and Gladen (1978), "Estimating prevalence from the results of a screening test", Am. J. Epidemiology 107;
+the interval of the corrected rate resamples whole pictures (two hands of one picture are not independent) and draws
+sensitivity and specificity from their Jeffreys posteriors, as both were estimated from samples.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from qwenlab.lab import world
 from qwenlab.lab.judge.reading import Judge, Reading
-
-_Z = 1.959963984540054  # 97.5% point of the normal distribution
-_DRAWS = 4000
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share with its 95% confidence interval; `count` of `total` is what was read, whatever was corrected."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}] ({self.count} of {self.total})"
-
-
-def rate(count: int, total: int) -> Rate:
-    """`count / total` with Wilson's 95% score interval. Raises ValueError unless 0 <= count <= total, total > 0."""
-    if not 0 <= count <= total or total == 0:
-        raise ValueError(f"a rate needs 0 <= count <= total and total > 0, not {count} of {total}")
-    share = count / total
-    spread = 1 + _Z**2 / total
-    middle = (share + _Z**2 / (2 * total)) / spread
-    half = _Z / spread * math.sqrt(share * (1 - share) / total + _Z**2 / (4 * total**2))
-    return Rate(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)), count, total)
+from qwenlab.lab.statistics import DRAWS, Rate, rate
 
 
 def corrected_rate(counts: Sequence[tuple[int, int]], errors: dict[str, int], seed: int = 0) -> Rate:
-    """The true share of right things, from what an imperfect judge read (Rogan and Gladen).
+    """The true share of right things, from what an imperfect judge read (Rogan and Gladen), within 0..1.
+
+    Clipped, as the results stored with it are. `qwenlab.lab.agreement.rogan_gladen` is for new ones: it sounds an alarm
+    where a correction leaves 0..1, and knows of several trainings.
 
     Args:
         counts: for each picture, (read as right, read at all).
@@ -67,11 +41,11 @@ def corrected_rate(counts: Sequence[tuple[int, int]], errors: dict[str, int], se
     if total == 0 or sensitivity + specificity <= 1:
         raise ValueError("nothing to correct: no reading at all, or a judge no better than chance")
     rng = np.random.default_rng(seed)
-    picks = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), _DRAWS) @ table  # (draws, 2)
+    picks = rng.multinomial(len(table), np.full(len(table), 1 / len(table)), DRAWS) @ table  # (draws, 2)
     shares = picks[:, 0] / np.maximum(picks[:, 1], 1)
     miss = (errors[kind] - errors[f"{kind}_read_{kind}"] for kind in ("right", "wrong"))
     se, sp = (
-        rng.beta(errors[f"{kind}_read_{kind}"] + 0.5, wrong + 0.5, _DRAWS)
+        rng.beta(errors[f"{kind}_read_{kind}"] + 0.5, wrong + 0.5, DRAWS)
         for kind, wrong in zip(("right", "wrong"), miss, strict=True)
     )
     draws = np.clip((shares + sp - 1) / (se + sp - 1), 0, 1)
