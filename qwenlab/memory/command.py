@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from qwenlab.data.findings import plural
 from qwenlab.errors import QwenlabError
 from qwenlab.memory.cards import Card
 from qwenlab.memory.flops import predict_operations
@@ -43,7 +44,7 @@ def report(question: StepSettings, card: Card) -> tuple[list[str], Option | None
     lines = [
         f"LoRA of rank {question.rank} on {', '.join(question.apply_to)} of Qwen-Image (20.4B), {question.width} x "
         f"{question.height} pixels, batch {question.batch}, accumulation {question.accumulation}, "
-        f"{question.text_tokens} text tokens.",
+        f"{question.text_tokens} text tokens{_beside(question)}.",
         f"Card: {card.name}, {card.gib:g} GiB of which {card.usable_gib:.1f} usable and {card.usable_gib / MARGIN:.1f} "
         f"planned with, {card.tflops:g} TFLOP/s. All numbers are predicted.",
         "",
@@ -58,6 +59,13 @@ def report(question: StepSettings, card: Card) -> tuple[list[str], Option | None
         lines += _alternatives(question, card, options[0])
     lines += _warnings(question, card, best)
     return lines, best
+
+
+def _beside(question: StepSettings) -> str:
+    if not question.references:
+        return ""
+    tokens = question.references * question.image_tokens
+    return f", {tokens} tokens of {plural(question.references, 'reference')} of that size"
 
 
 def _row(option: Option) -> str:
@@ -162,12 +170,12 @@ def config_text(option: Option) -> str:
 {option.seconds:.1f} s a step
 # on {card.name} at {UTILISATION[settings.weights]:.0%} of its peak.
 model:
-  base: Qwen/Qwen-Image
+  base: {"Qwen/Qwen-Image-Edit-2509" if settings.references else "Qwen/Qwen-Image"}
   base_precision: {settings.weights}
   resolution: {settings.width}
 
 data:
-  dataset: data_sample
+  dataset: {"my_edits               # each line with a reference" if settings.references else "data_sample"}
   output_dir: runs/qwen_image_{card.gib:g}gb
   caption_dropout: 0.1             # guidance needs a prediction for the empty caption
   free_text_encoder: true          # captions are encoded first, then it goes
@@ -194,7 +202,7 @@ lora:
   apply_to: {apply_to}
 
 preview:
-  preview_every_n_steps: 250
+  preview_every_n_steps: {"0         # give preview_references" if settings.references else "250"}
   preview_steps: 30
   preview_prompts:
     - 1女孩, 挥手, 背景:花园

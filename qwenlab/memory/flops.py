@@ -30,10 +30,10 @@ class Operations:
 def predict_operations(settings: StepSettings) -> Operations:
     """By formula, to be compared with `count_operations`."""
     model, d = settings.model, settings.model.width
-    image, text = settings.batch * settings.image_tokens, settings.batch * settings.text_tokens
+    image, text = settings.batch * settings.stream_tokens, settings.batch * settings.text_tokens
     linear = 2 * 12 * d * d * (image + text)  # a stream's layers: four of d x d, two of d x 4 d
     modulation = 0 if settings.modulation_table else 2 * 2 * 6 * d * d * settings.batch
-    pairs = settings.batch * (settings.image_tokens + settings.text_tokens) ** 2
+    pairs = settings.batch * (settings.stream_tokens + settings.text_tokens) ** 2
     attention = 2 * 2 * pairs * d  # queries with keys, weights with values
     lora = sum(
         2 * settings.rank * (k + out) * (text if name.startswith(("add_", "to_add", "txt")) else image)

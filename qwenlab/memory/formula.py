@@ -161,9 +161,9 @@ def _element(settings: StepSettings) -> int:
 def _inputs(settings: StepSettings) -> int:
     """Bytes of the batch and of the rotary embedding: its tables of 4096 positions, and the rows of this picture."""
     model, c = settings.model, _element(settings)
-    picture = settings.batch * settings.image_tokens * model.in_channels * (c + 4)
+    picture = settings.batch * model.in_channels * (settings.stream_tokens * c + settings.image_tokens * 4)
     text = settings.batch * settings.text_tokens * model.joint_attention_dim * c
-    rows = 2 * 4096 + settings.image_tokens + settings.text_tokens
+    rows = 2 * 4096 + settings.stream_tokens + settings.text_tokens
     return picture + text + rows * model.attention_head_dim // 2 * 8
 
 
@@ -172,7 +172,7 @@ def _kept_in_block(settings: StepSettings) -> tuple[int, int]:
     c, d, heads = _element(settings), settings.model.width, settings.model.num_attention_heads
     low_rank = c * settings.rank
     total = 0
-    for stream, tokens in (("img", settings.image_tokens), ("txt", settings.text_tokens)):
+    for stream, tokens in (("img", settings.stream_tokens), ("txt", settings.text_tokens)):
         names = set(_targets(settings)) & set(_STREAM[stream])
         qkv, out, up, down = ([name for name in group if name in names] for group in _groups(stream))
         numbers = 2 * d  # the input of each norm: of the block, and after attention
@@ -183,7 +183,7 @@ def _kept_in_block(settings: StepSettings) -> tuple[int, int]:
     joint = settings.tokens * (3 * c * d + c * d + 4 * heads)  # queries, keys, values, the answer, sums of exponentials
     if settings.attention == "math":
         # In float32 whatever the dtype: scaled queries and keys, values, the matrix of all pairs.
-        square = settings.batch * heads * (settings.image_tokens + settings.text_tokens) ** 2
+        square = settings.batch * heads * (settings.stream_tokens + settings.text_tokens) ** 2
         joint = settings.tokens * (4 * 3 * d + c * d) + 4 * square
     return total, joint
 
@@ -209,12 +209,12 @@ def _attention_output(settings: StepSettings) -> int:
 def _work_in_block(settings: StepSettings) -> int:
     """Bytes that come and go while a block is worked on, where they are most: in the picture's MLP."""
     c, d = _element(settings), settings.model.width
-    image = settings.batch * settings.image_tokens
+    image = settings.batch * settings.stream_tokens
     work = 2 * 4 * d * c * image  # gradients behind and before GELU
     if settings.weights in ("int8", "nf4"):
         work += 4 * d * d * c  # the weights of the layer, made again
     if settings.attention == "math":
         square = settings.batch * settings.model.num_attention_heads
-        square *= (settings.image_tokens + settings.text_tokens) ** 2
+        square *= (settings.stream_tokens + settings.text_tokens) ** 2
         work = max(work, 2 * 4 * square)
     return work

@@ -128,9 +128,16 @@ def least(base: StepSettings, card: Card) -> Option:
 
 
 def step_settings(
-    resolution: int, rank: int, batch: int, accumulation: int, text_tokens: int, apply_to: tuple[str, ...]
+    resolution: int,
+    rank: int,
+    batch: int,
+    accumulation: int,
+    text_tokens: int,
+    apply_to: tuple[str, ...],
+    references: int = 0,
 ) -> StepSettings:
     """The question, for squares of `resolution` pixels; QwenlabError in the words of the command for a bad one."""
+    check_range("--references", references, 0, 16)
     check_range("--resolution", resolution, 16, MAX_SIDE)
     check_range("--rank", rank, 1, 4096)
     check_range("--batch", batch, 1, 4096)
@@ -139,7 +146,7 @@ def step_settings(
     try:
         return StepSettings(
             height=resolution, width=resolution, rank=rank, batch=batch, accumulation=accumulation,
-            text_tokens=text_tokens, apply_to=apply_to,
+            text_tokens=text_tokens, apply_to=apply_to, references=references,
         )  # fmt: skip
     except QwenlabError as error:
         raise QwenlabError(str(error).replace("height", "--resolution", 1)) from error

@@ -60,6 +60,7 @@ class StepSettings:
     attention: "math" (written out) or a fused kernel, without the matrix of all pairs: "sdpa" (PyTorch chooses),
         "flash" and "efficient" (of PyTorch, on CUDA), "xformers" (when installed). A prediction takes them for one.
     modulation_table: `qwenlab.model.modulation` replaces the modulation layers.
+    references: pictures of the same size whose clean tokens the step reads beside the noisy ones.
     """
 
     model: ModelSize = QWEN_IMAGE
@@ -68,6 +69,7 @@ class StepSettings:
     batch: int = 1
     accumulation: int = 1  # batches whose gradients are added up before the optimizer acts
     text_tokens: int = 128
+    references: int = 0
     rank: int = 64
     apply_to: tuple[str, ...] = ("attention+mlp",)
     weights: str = "bf16"
@@ -89,6 +91,8 @@ class StepSettings:
         for name in ("batch", "accumulation", "text_tokens", "rank"):
             if getattr(self, name) < 1:
                 raise QwenlabError(f"{name}: {getattr(self, name)} must be 1 or more")
+        if self.references < 0:
+            raise QwenlabError(f"references: {self.references} must be 0 or more")
         target_modules(self.apply_to)  # refuses unknown names
         if self.modulation_table and "modulation" in self.apply_to:
             raise QwenlabError("modulation_table: a LoRA on the modulation layers needs those layers; choose one")
@@ -99,6 +103,11 @@ class StepSettings:
         return self.height // 16 * (self.width // 16)
 
     @property
+    def stream_tokens(self) -> int:
+        """Tokens of one picture and its references, which go through the same layers."""
+        return self.image_tokens * (1 + self.references)
+
+    @property
     def tokens(self) -> int:
-        """Tokens of the batch, text and picture."""
-        return self.batch * (self.image_tokens + self.text_tokens)
+        """Tokens of the batch, text and pictures."""
+        return self.batch * (self.stream_tokens + self.text_tokens)

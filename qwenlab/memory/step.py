@@ -156,13 +156,15 @@ def _quantise(block: nn.Module, weights: str, device: str, fake: bool) -> None:
 def _batch(settings: StepSettings, device: str) -> Batch:
     size, dtype = settings.model, DTYPES[settings.weights]
     shape = (settings.batch, settings.image_tokens, size.in_channels)
+    beside = (settings.batch, settings.references * settings.image_tokens, size.in_channels)
     return Batch(
         x_t=torch.randn(shape, device=device, dtype=dtype),
         target=torch.randn(shape, device=device),
         sigma=torch.full((settings.batch,), 0.5, device=device),
         text=torch.randn(settings.batch, settings.text_tokens, size.joint_attention_dim, device=device, dtype=dtype),
         text_mask=None,
-        image_shapes=[[(1, settings.height // 16, settings.width // 16)]] * settings.batch,
+        image_shapes=[[(1, settings.height // 16, settings.width // 16)] * (1 + settings.references)] * settings.batch,
+        references=torch.randn(beside, device=device, dtype=dtype) if settings.references else None,
     )
 
 

@@ -73,6 +73,8 @@ def generate(
     seeds = seeds * count if len(seeds) == 1 else seeds
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one of each a picture, or a single one")
+    if getattr(pipeline, "processor", None) is not None:
+        raise QwenlabError("an Edit model draws from pictures only: qwenlab edit, or qwenlab.editing.instruct")
     if embeddings is None and pipeline.text_encoder is None:
         raise QwenlabError("the pipeline's text encoder was freed: load the pipeline again, or pass embeddings")
     check_drawing(

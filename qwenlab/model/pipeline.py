@@ -29,6 +29,9 @@ def load_pipeline(
 ) -> QwenImagePipeline:
     """Load a stock `diffusers.QwenImagePipeline`; everything else in `qwenlab` takes one and never asks for its scale.
 
+    A folder or repository of Qwen-Image-Edit-2509 or -2511 gives the stock `QwenImageEditPlusPipeline` instead: it
+    trains on rows with a `reference` and draws from pictures (`qwenlab.model.references`).
+
     Args:
         name_or_path: "micro" (shipped with the package, offline), a folder that `save_pretrained` wrote, or a
             repository on the Hugging Face Hub such as "Qwen/Qwen-Image" (58 GB in bf16, downloaded once).
@@ -133,7 +136,7 @@ def _without_compiler() -> Iterator[None]:
 
 def _read(source: str | Path, precision: str) -> QwenImagePipeline:
     with _without_compiler():
-        from diffusers import QwenImagePipeline
+        from diffusers import DiffusionPipeline, QwenImageEditPlusPipeline, QwenImagePipeline
 
     local = isinstance(source, Path)
     if local and not (source / "model_index.json").is_file():
@@ -148,7 +151,10 @@ def _read(source: str | Path, precision: str) -> QwenImagePipeline:
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": local}
     try:
         with _without_bars() if source == MICRO_WEIGHTS else contextlib.nullcontext():
-            return QwenImagePipeline.from_pretrained(source, **options)
+            index = DiffusionPipeline.load_config(source, local_files_only=local)
+            edits = index.get("_class_name") == QwenImageEditPlusPipeline.__name__
+            kind = QwenImageEditPlusPipeline if edits else QwenImagePipeline
+            return kind.from_pretrained(source, **options)
     except Exception as error:  # diffusers raises many kinds, from missing files to mismatched shapes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "is the folder complete?" if local else "is this machine online, or the model downloaded before?"

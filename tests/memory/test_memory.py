@@ -91,6 +91,8 @@ VARIANTS = {
     "MLPs": {"apply_to": ("mlp",), "checkpointing": "none"},
     "modulation": {"apply_to": ("attention-8", "modulation")},
     "batch and text": {"batch": 3, "text_tokens": 300},
+    "a reference": {"references": 1},
+    "references, none": {"references": 2, "checkpointing": "none", "height": 256},
 }
 
 
@@ -186,6 +188,16 @@ def test_adam_bytes_are_those_of_bitsandbytes():
         state = optimizer.state[parameter]
         own = {key: value for key, value in state.items() if torch.is_tensor(value) and "qmap" not in key}
         assert adamw_8bit_bytes(numbers) == sum(v.numel() * v.element_size() for v in own.values()), own.keys()
+
+
+def test_a_reference_costs_the_tokens_of_a_picture():
+    """Twice the picture's tokens, but for the target, which references have none of."""
+    wide = StepSettings(width=2048)
+    beside = StepSettings(references=1)
+    assert beside.tokens == wide.tokens
+    saved = 4096 * 64 * 4
+    assert predict_step(wide).tensors - predict_step(beside).tensors == saved
+    assert predict_operations(beside).total == predict_operations(wide).total
 
 
 OPERATIONS = list(itertools.product([MICRO, MID], ["none", "blocks"], [False, True]))
