@@ -243,7 +243,10 @@ assert vary(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
 """,
     "course/claims.py": """
 from claims import load_claims, to_markdown
-Path("a.yaml").write_text("- {id: C1, claim: It is fast., verdict: refuted, figure: 2 s, evidence: [a.py], lesson: 04}")
+Path("a.yaml").write_text(
+    "- {id: C1, claim: It is fast., verdict: refuted, figure: 2 s, scope: [source],"
+    " n: 1 run, evidence: [a.py], lesson: 04}"
+)
 (claim,) = load_claims("a.yaml")
 assert claim.verdict == "refuted" and "| C1 | It is fast. |" in to_markdown([claim])
 """,
