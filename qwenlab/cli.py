@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from qwenlab.editing.command import extend, redraw
 from qwenlab.errors import QwenlabError
+from qwenlab.lora.options import Base, Guidance, Loras, NegativePrompt, Precision, Prompt, Steps
 
 _REFUSED_BY_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENAMETOOLONG)
 _UsageError = typer.BadParameter.__base__  # typer brings a click of its own, or uses the installed one
@@ -106,6 +108,10 @@ def memory(
     batch: Annotated[int, typer.Option(help="Pictures at once")] = 1,
     accumulation: Annotated[int, typer.Option(help="Batches of one optimizer step")] = 1,
     text_tokens: Annotated[int, typer.Option(help="Tokens of the longest caption")] = 128,
+    references: Annotated[
+        int,
+        typer.Option(help="Pictures that each row speaks of, of that size; an Edit model adds 190 text tokens each"),
+    ] = 0,
     apply_to: Annotated[list[str] | None, typer.Option(help="Layers with a LoRA; attention+mlp by default")] = None,
     simulate: Annotated[bool, typer.Option("--simulate", help="Check by executing the step on fake tensors")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the best setting to this new YAML file")] = None,
@@ -115,7 +121,8 @@ def memory(
     from qwenlab.memory.command import check_simulation, report, write_config
     from qwenlab.memory.plan import step_settings
 
-    question = step_settings(resolution, rank, batch, accumulation, text_tokens, tuple(apply_to or ["attention+mlp"]))
+    layers = tuple(apply_to or ["attention+mlp"])
+    question = step_settings(resolution, rank, batch, accumulation, text_tokens, layers, references)
     lines, best = report(question, find_card(gpu))
     for line in lines:
         typer.echo(line)
@@ -131,24 +138,19 @@ def memory(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Option(help="What to draw; Chinese, in the captions' template, for micro")],
+    prompt: Prompt,
     out: Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp; several are numbered")],
-    lora: Annotated[
-        list[str] | None, typer.Option(help="LoRA file, or FILE:WEIGHT; more than once for several. None: the base")
-    ] = None,
-    base: Annotated[str, typer.Option(help='"micro", a pipeline folder, or "Qwen/Qwen-Image"')] = "micro",
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, int8 or nf4; by default what fits")] = None,
+    lora: Loras = None,
+    base: Base = "micro",
+    precision: Precision = None,
     seed: Annotated[int, typer.Option(help="Of the first picture; the same seed gives the same picture")] = 0,
     count: Annotated[int, typer.Option(help="Pictures, with seeds one after the other")] = 1,
-    steps: Annotated[int, typer.Option(help="Sampler steps, from 2 on")] = 20,
-    guidance: Annotated[float, typer.Option(help="Away from the negative prompt; 1 or less: off, twice as fast")] = 4.0,
+    steps: Steps = 20,
+    guidance: Guidance = 4.0,
     size: Annotated[
         str | None, typer.Option(help="Pixels, WIDTHxHEIGHT or one number, multiples of 16; by default the model's")
     ] = None,
-    negative_prompt: Annotated[
-        str | None,
-        typer.Option(help="What not to draw; empty by default (Qwen-Image-2512's card recommends a long one)"),
-    ] = None,
+    negative_prompt: NegativePrompt = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Cut prompts after so many tokens, such as 512; by default all 1024 are read")
     ] = None,
@@ -160,6 +162,10 @@ def generate(
         prompt, out, lora or [], base=base, precision=precision, seed=seed, count=count, steps=steps,
         guidance=guidance, size=size, negative_prompt=negative_prompt, max_tokens=max_tokens,
     )  # fmt: skip
+
+
+for command in (redraw, extend):
+    app.command()(command)
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """Change a picture that is there: a region drawn again, the picture extended, all of it changed by prompt.
 
-`masks` reads and grows masks, `pointing` makes them from a word or from keypoints. `redraw` draws a region again with the
-stock inpainting pipeline and changes no pixel outside it, `soft` does so with grey masks, `extend` draws beyond the
-edges. `strength` (image to image) and `flow_edit` change the whole picture without a mask.
+`masks` reads and grows masks, `pointing` makes them from a word or from keypoints. `redraw` draws a region again with
+the stock inpainting pipeline and changes no pixel outside it, `soft` does so with grey masks, `extend` draws beyond the
+edges. `strength` (image to image) and `flow_editing` change the whole picture without a mask.
 """
 
 import lazy_loader
@@ -10,7 +10,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "extending": ["extend"],
+        "flow_editing": ["flow_edit"],
         "masks": ["grow_to_tokens", "read_mask"],
+        "pointing": ["joints_mask", "word_mask"],
         "redrawing": ["redraw"],
+        "soft": ["redraw_softly"],
+        "strength": ["img2img", "sigma_of_strength"],
     },
 )

@@ -7,16 +7,19 @@ encode again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from qwenlab.data.images import to_rgb
-from qwenlab.errors import QwenlabError, check_range
+from qwenlab.editing.windows import whole_window
+from qwenlab.errors import QwenlabError
 from qwenlab.model.encoding import encode_image, image_tensor
-from qwenlab.model.generation import NEGATIVE_PROMPT
+from qwenlab.model.generation import NEGATIVE_PROMPT, native_size
 from qwenlab.model.limits import MAX_TOKENS, SIDE_STEP, check_drawing, check_prompt
 
 if TYPE_CHECKING:
@@ -47,8 +50,7 @@ def to_latents(pipeline: QwenImagePipeline, picture: Image.Image | Tensor) -> Te
 @torch.no_grad()
 def from_latents(pipeline: QwenImagePipeline, latents: Tensor, form: str = "picture") -> Image.Image | Tensor:
     """Latents (C, h, w) as one of `FORMS`. Raises QwenlabError for another word."""
-    if form not in FORMS:
-        raise QwenlabError(f"form {form!r}: choose one of {', '.join(FORMS)}")
+    check_form(form)
     if form == "latents":
         return latents.detach().float().cpu()
     vae = pipeline.vae
@@ -56,6 +58,33 @@ def from_latents(pipeline: QwenImagePipeline, latents: Tensor, form: str = "pict
     z = (latents.float().cpu() * scale + shift)[None, :, None]  # (1, C, 1, h, w)
     pixels = vae.decode(z.to(pipeline._execution_device, vae.dtype)).sample[0, :, 0].float().cpu()  # (3, H, W)
     return pixels if form == "float" else to_picture(pixels)
+
+
+def whole_picture(
+    pipeline: QwenImagePipeline, picture: Image.Image | Tensor, form: str = "picture"
+) -> tuple[Tensor, Callable[[Tensor], Image.Image | Tensor]]:
+    """The latents (C, h, w) of all of a picture, and what makes drawn latents a picture of `form`.
+
+    A PIL picture may have any size from a token on; it is drawn at the model's area when it has more, or under half of
+    it, and as form "picture" it gets its own size back. Raises QwenlabError as `to_latents` and `from_latents` do.
+    """
+    check_form(form)
+    if not isinstance(picture, Image.Image):
+        return to_latents(pipeline, picture), lambda drawn: from_latents(pipeline, drawn, form)
+    old = np.asarray(to_rgb(picture))
+    window = whole_window(picture.size, native_size(pipeline))
+
+    def finish(drawn: Tensor) -> Image.Image | Tensor:
+        new = from_latents(pipeline, drawn, form)
+        return Image.fromarray(window.put(old, new)) if form == "picture" else new
+
+    return to_latents(pipeline, window.view(old)), finish
+
+
+def check_form(form: str) -> None:
+    """Raise QwenlabError for a word that is not among `FORMS`."""
+    if form not in FORMS:
+        raise QwenlabError(f"form {form!r}: choose one of {', '.join(FORMS)}")
 
 
 def to_picture(pixels: Tensor) -> Image.Image:
@@ -75,15 +104,6 @@ def check_edit(pipeline: QwenImagePipeline, prompt: str, *, seed: int, steps: in
     if pipeline.text_encoder is None:
         raise QwenlabError("the pipeline's text encoder was freed: load the pipeline again")
     check_prompt(pipeline, prompt)
-
-
-def check_strength(strength: float, name: str = "strength") -> None:
-    """Raise QwenlabError unless 0 < strength <= 1."""
-    check_range(name, strength, 0, 1)
-    if not strength > 0:
-        raise QwenlabError(
-            f"{name} {strength}: changes nothing, and the stock pipeline takes no step; take more than 0"
-        )
 
 
 def call_from_latents(

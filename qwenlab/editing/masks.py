@@ -22,10 +22,10 @@ FEATHER = 4  # pixels in which the drawn pixels take over from the old ones
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> Image.Image:
-    """A mask file as a grey picture ("L") of `size` (W, H); the lightest channel counts, so that any bright brush works.
+    """A mask file as a grey picture ("L") of `size` (W, H): the lightest channel counts, so any bright brush works.
 
-    What is transparent is black: it stays. Raises QwenlabError for a file that is no picture, for one of another size
-    than the picture's, and for a mask that is black everywhere.
+    What is transparent is black: it stays. Raises QwenlabError for a file that is no picture, and for one of another
+    size than the picture's.
     """
     found = image_size(path)
     if found != tuple(size):
@@ -40,23 +40,21 @@ def read_mask(path: str | Path, size: tuple[int, int]) -> Image.Image:
             mask = Image.fromarray(np.asarray(to_rgb(image)).max(-1))
     except Exception as error:  # Pillow's decoders raise almost anything on broken files
         raise QwenlabError(f"{path}: not a readable image ({type(error).__name__}: {error}); replace it") from error
-    if not np.asarray(mask).any():
-        raise QwenlabError(f"{path}: the mask is black everywhere; paint white what is to be drawn again")
     return mask
 
 
-def white_pixels(mask: Image.Image | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def white_pixels(mask: Image.Image | np.ndarray, size: tuple[int, int], name: str = "mask") -> np.ndarray:
     """(H, W) bool: where a mask is white. mask: a picture of `size` (W, H), or (H, W) bool or uint8.
 
-    Raises QwenlabError for another size and when nothing is white.
+    Raises QwenlabError, which calls the mask `name`, for another size and when nothing is white.
     """
     pixels = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
     if pixels.shape != tuple(size)[::-1]:
         shape = " x ".join(str(side) for side in pixels.shape[::-1])
-        raise QwenlabError(f"mask: {shape} pixels for a picture of {size[0]} x {size[1]}; make them equal")
+        raise QwenlabError(f"{name}: {shape} pixels for a picture of {size[0]} x {size[1]}; make them equal")
     white = pixels if pixels.dtype == bool else pixels >= WHITE
     if not white.any():
-        raise QwenlabError("mask: nothing in it is white; paint white what is to be drawn again")
+        raise QwenlabError(f"{name}: nothing in it is white; paint white what is to be drawn again")
     return white
 
 

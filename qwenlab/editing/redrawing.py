@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from qwenlab.data.images import to_rgb
-from qwenlab.editing.latents import call_from_latents, check_edit, check_strength, from_latents, to_latents
+from qwenlab.editing.checks import check_something_stays, check_strength
+from qwenlab.editing.latents import call_from_latents, check_edit, from_latents, to_latents
 from qwenlab.editing.masks import blend, feather, grow_to_tokens, white_pixels
 from qwenlab.editing.windows import window_around
-from qwenlab.errors import QwenlabError
 from qwenlab.model.generation import NEGATIVE_PROMPT, native_size
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def redraw(
     is that of `generate` for the same seed and size (`call_from_latents` says how).
 
     Args:
-        mask: of the picture's size, white where to draw; (H, W) bool, too. It is grown to whole tokens of 16 pixels, and
-            what is drawn there fades into the old pixels inside them.
+        mask: of the picture's size, white where to draw; (H, W) bool, too. It is grown to whole tokens of 16 pixels,
+            and what is drawn there fades into the old pixels inside them.
         strength: the share of the steps that is walked; 1 forgets what was there.
         exact: change no pixel outside the mask itself. The seam then runs through what was drawn.
 
     Returns: a new RGB picture of the same size.
-    Raises: QwenlabError for a mask of another size, an empty one, one that leaves nothing while strength is 1, a picture
-        smaller than a token, and numbers that cannot be drawn with.
+    Raises: QwenlabError for a mask of another size, an empty one, one that leaves nothing while strength is 1, a
+        picture smaller than a token, and numbers that cannot be drawn with.
     """
     from diffusers import QwenImageInpaintPipeline
 
@@ -67,13 +67,7 @@ def redraw(
     drawn = call_from_latents(
         pipeline, QwenImageInpaintPipeline, latents, prompt, seed=seed, steps=steps, guidance=guidance,
         strength=strength, negative_prompt=negative_prompt, progress=progress,
-        mask_image=Image.fromarray(grow_to_tokens(window.view_mask(touched))), masked_image_latents=latents[None],
+        mask_image=Image.fromarray(grow_to_tokens(window.view_levels(touched) > 0)), masked_image_latents=latents[None],
     )  # fmt: skip
     new = window.put(old, from_latents(pipeline, drawn))
     return Image.fromarray(blend(old, new, feather(white if exact else touched)))
-
-
-def check_something_stays(white: np.ndarray, strength: float, name: str = "mask") -> None:
-    """Raise QwenlabError when nothing of the picture would matter: all white, and drawn from noise alone."""
-    if strength == 1 and white.all():
-        raise QwenlabError(f"{name}: is white everywhere, so that nothing is left of the picture; use qwenlab generate")

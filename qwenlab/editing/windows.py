@@ -37,12 +37,10 @@ class Window:
         image = Image.fromarray(self.cut(pixels))
         return image if image.size == self.drawn else image.resize(self.drawn, Image.Resampling.LANCZOS)
 
-    def view_mask(self, region: np.ndarray) -> np.ndarray:
-        """(H, W) bool as it is drawn: (rows, columns) bool, every pixel that shows any of it."""
-        shown = self.cut(region)
-        if (self.width, self.height) == self.drawn:
-            return shown
-        return np.asarray(Image.fromarray(shown.astype(np.float32)).resize(self.drawn, Image.Resampling.BOX)) > 0
+    def view_levels(self, levels: np.ndarray) -> np.ndarray:
+        """(H, W) numbers or bool in the window as they are drawn: (rows, columns) float32, means where scaled."""
+        shown = Image.fromarray(self.cut(levels).astype(np.float32))
+        return np.asarray(shown if shown.size == self.drawn else shown.resize(self.drawn, Image.Resampling.BOX))
 
     def put(self, pixels: np.ndarray, drawn: Image.Image) -> np.ndarray:
         """(H, W, 3) uint8 with what was drawn in the window in its place."""
@@ -65,10 +63,10 @@ def window_around(box: tuple[int, int, int, int], size: tuple[int, int], native:
     at the picture's own scale; or, where the box is larger, the box and what is around it, drawn smaller. Raises
     QwenlabError for a picture that is smaller than a token.
     """
-    check_sides(size)
-    whole = [_up(side) for side in size]
+    whole = _up(size[0]), _up(size[1])
     if math.prod(whole) <= native**2:
-        return Window(0, 0, *whole, drawn_size(*whole, native))
+        return whole_window(size, native)
+    check_sides(size)
     sides = [min(side, native) for side in whole]
     for axis in (0, 1):  # what a low picture lacks in height it may have in width
         if sides[1 - axis] < native:
@@ -84,8 +82,15 @@ def window_around(box: tuple[int, int, int, int], size: tuple[int, int], native:
     return Window(*places, *sides, drawn_size(*sides, native))
 
 
+def whole_window(size: tuple[int, int], native: int) -> Window:
+    """All of a picture of `size` (W, H) pixels. Raises QwenlabError for one that is smaller than a token."""
+    check_sides(size)
+    width, height = _up(size[0]), _up(size[1])
+    return Window(0, 0, width, height, drawn_size(width, height, native))
+
+
 def drawn_size(width: int, height: int, native: int) -> tuple[int, int]:
-    """The size at which the model draws a window: its own one unless it has more than the model's area, or under half."""
+    """The size to draw a window at: its own, unless that is more than the model's area or less than half of it."""
     scale = native / math.sqrt(width * height)
     if 1 <= scale <= math.sqrt(2):
         return width, height

@@ -9,12 +9,10 @@ from typing import Any
 
 import typer
 
-from qwenlab.errors import QwenlabError, check_range
-from qwenlab.files import atomic_write_bytes, check_place
+from qwenlab.errors import QwenlabError
+from qwenlab.files import atomic_write_bytes
 from qwenlab.lora.fusion.sources import parse_source
-
-MAX_COUNT = 1000  # pictures of one call
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+from qwenlab.lora.options import check_texts, open_with_loras, picture_names
 
 
 def draw(
@@ -38,29 +36,15 @@ def draw(
     """
     from qwenlab.model.limits import check_drawing, parse_size
 
-    check_range("--count", count, 1, MAX_COUNT)
+    pictures = picture_names(out, count)
     check_drawing(steps=steps, guidance=guidance, first_seed=seed, last_seed=seed + count - 1, max_tokens=max_tokens)
     pixels = None if size is None else parse_size(size)
-    if negative_prompt is not None and guidance <= 1:
-        raise QwenlabError(f"--negative-prompt: is not used at --guidance {guidance:g}; take more than 1")
-    for name, text in (("--prompt", prompt), ("--negative-prompt", negative_prompt or "")):
-        if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise QwenlabError(f"{name}: holds bytes that are no text in the terminal's encoding; use UTF-8")
-    pictures = _picture_names(out, count)
+    check_texts(prompt, negative_prompt, guidance)
     sources = [parse_source(text) for text in loras]
-    from qwenlab.lora.io import check_lora_file, load_lora, weigh_loras
     from qwenlab.model.generation import NEGATIVE_PROMPT, generate
-    from qwenlab.model.pipeline import load_pipeline
     from qwenlab.show import encode_image
 
-    for source in sources:
-        check_lora_file(source.path)
-    pipeline = load_pipeline(base, precision=precision)
-    names = [f"file_{number}" for number in range(len(sources))]
-    for name, source in zip(names, sources, strict=True):
-        load_lora(pipeline, source.path, name)
-    if sources:
-        weigh_loras(pipeline, {name: source.weight for name, source in zip(names, sources, strict=True)})
+    pipeline = open_with_loras(base, precision, sources)
     for number, path in enumerate(pictures):
         (image,) = generate(
             pipeline, prompt, seed + number, steps=steps, guidance=guidance, size=pixels, progress=True,
@@ -68,17 +52,6 @@ def draw(
         )  # fmt: skip
         atomic_write_bytes(path, encode_image(image, path.suffix))
         typer.echo(f"{path}: {image.width}x{image.height}, seed {seed + number}, {steps} steps")
-
-
-def _picture_names(out: Path, count: int) -> list[Path]:
-    """`girl.png`, or girl-1.png, girl-2.png ... for several. Raises QwenlabError for what cannot be written."""
-    if out.suffix.lower() not in _PICTURES:
-        raise QwenlabError(f"--out {out}: unknown picture format {out.suffix!r}; end the name in .png, .jpg or .webp")
-    width = len(str(count))
-    names = [out] if count == 1 else [out.with_stem(f"{out.stem}-{n:0{width}d}") for n in range(1, count + 1)]
-    for path in names:
-        check_place(path, "--out")
-    return names
 
 
 def diagnose(file: Path, fix: Path | None, layout: str | None) -> None:
