@@ -241,6 +241,20 @@ fit(network, lambda: (network(x) - 2 * x).square().mean(), 200, 0.1, say=False)
 assert abs(network.weight.item() - 2) < 0.1 and not network.training
 assert vary(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
 """,
+    "course/exercises/checking.py": """
+from checking import Checks, array, call, exercise, number
+@exercise(task="Halve 3.", stub="half = ...", hint="Divide.", solution="half = 1.5")
+def e00_1(answer):
+    number(answer, 1.5, mistakes={6: "that is twice"})
+assert e00_1(1.5) and "that is twice" in repr(e00_1(6)) and "not answered" in repr(e00_1(...))
+array(call(lambda x: x * 2, torch.ones(2)), [2, 2])
+Path("lessons").mkdir()
+Path("lessons/__init__.py").write_text("")
+code = ("from checking import exercise", "@exercise(task='', stub='x = ...', hint='', solution='')",
+        "def e01_1(answer): assert answer")
+Path("lessons/e01.py").write_text(chr(10).join(code))
+assert list(Checks("lessons")) == ["e01_1"] and Checks("lessons").e01_1(1) and not Checks("lessons").e01_1(0)
+""",
     "course/claims.py": """
 from claims import load_claims, to_markdown
 Path("a.yaml").write_text(
