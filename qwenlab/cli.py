@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from qwenlab.editing.command import extend, redraw
+from qwenlab.editing.command import edit, extend, redraw
 from qwenlab.errors import QwenlabError
 from qwenlab.lora.options import Base, Guidance, Loras, NegativePrompt, Precision, Prompt, Steps
 
@@ -164,7 +164,7 @@ def generate(
     )  # fmt: skip
 
 
-for command in (redraw, extend):
+for command in (redraw, extend, edit):
     app.command()(command)
 
 

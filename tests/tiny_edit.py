@@ -24,7 +24,8 @@ def tiny_edit_pipeline(seed: int = 0, zero_cond_t: bool = False) -> QwenImageEdi
     parts.text_encoder.model.config = config
     transformer = parts.transformer
     if zero_cond_t:
-        changed = type(transformer).from_config({**transformer.config, "zero_cond_t": True})
+        own = {name: value for name, value in transformer.config.items() if name[0] != "_"}
+        changed = type(transformer)(**own | {"zero_cond_t": True})
         changed.load_state_dict(transformer.state_dict())
         transformer = changed.eval()
     processor = Qwen2VLProcessor(

@@ -152,6 +152,10 @@ RULES: dict[str, Rule] = {
         "warning", "Caption file without a picture", "A .txt file is read when it has the name of a picture.",
         "Name it like its picture, or delete it.", _LEFT_OUT,
     ),
+    "lone-reference": Rule(
+        "warning", "Reference without a picture", "A picture in control/ or references/ is read when one beside it has "
+        "its name.", "Name it like the picture that comes of it, or delete it.", _LEFT_OUT,
+    ),
     "several-lines": Rule(
         "warning", "Caption of several lines", "Trainers differ: some take the first line only. Here all lines are "
         "read, joined by commas.", "Write the caption on one line.", "the lines are joined by commas",

@@ -2,7 +2,8 @@
 
 `masks` reads and grows masks, `pointing` makes them from a word or from keypoints. `redraw` draws a region again with
 the stock inpainting pipeline and changes no pixel outside it, `soft` does so with grey masks, `extend` draws beyond the
-edges. `strength` (image to image) and `flow_editing` change the whole picture without a mask.
+edges. `strength` (image to image) and `flow_editing` change the whole picture without a mask, `instruct` by an
+instruction, with a LoRA or a model that was trained for it.
 """
 
 import lazy_loader
@@ -12,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "extending": ["extend"],
         "flow_editing": ["flow_edit"],
+        "instruct": ["instruct"],
         "masks": ["grow_to_tokens", "read_mask"],
         "pointing": ["joints_mask", "word_mask"],
         "redrawing": ["redraw"],

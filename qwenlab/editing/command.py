@@ -1,4 +1,4 @@
-"""The commands `qwenlab redraw` and `extend`. All that was typed is checked before the model is loaded."""
+"""The commands `qwenlab redraw`, `extend` and `edit`. All that was typed is checked before the model is loaded."""
 
 import os
 from pathlib import Path
@@ -90,6 +90,39 @@ def extend(
 
     pipeline = open_with_loras(base, precision, sources)
     _write(out, draw(pipeline, image, prompt, left=left, right=right, top=top, bottom=bottom, **drawing))
+
+
+def edit(
+    picture: Picture,
+    instruction: Annotated[str, typer.Option(help="What to change; for micro in words of its captions: 红色短发")],
+    out: Out,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="Further picture that the instruction speaks of; more than once for more")
+    ] = None,
+    lora: Loras = None,
+    base: Base = "micro",
+    precision: Precision = None,
+    seed: Seed = 0,
+    steps: Steps = 20,
+    guidance: Guidance = 4.0,
+    negative_prompt: NegativePrompt = None,
+) -> None:
+    """Change a picture by instruction, with an Edit model, or a LoRA that was trained on references."""
+    sources, drawing = _check(instruction, lora, seed, steps, guidance, negative_prompt)
+    from qwenlab.data.images import open_image
+    from qwenlab.model.references import check_references, is_edit
+
+    others = reference or []
+    pictures = [_open(picture, out, *others), *(open_image(path) for path in others)]
+    check_references(pictures)
+    from qwenlab.editing.instruct import instruct
+
+    pipeline = open_with_loras(base, precision, sources)
+    if not sources and not is_edit(pipeline):
+        raise QwenlabError(
+            f"--lora: {base} draws from text alone; give a LoRA trained on references (configs/micro_edit.yaml)"
+        )
+    _write(out, instruct(pipeline, pictures, instruction, **drawing))
 
 
 def _check(

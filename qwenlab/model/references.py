@@ -36,7 +36,7 @@ def is_edit(pipeline: QwenImagePipeline | QwenImageEditPlusPipeline) -> bool:
 def reference_size(size: tuple[int, int], most: int | None = None) -> tuple[int, int]:
     """(width, height) in pixels in which a reference is encoded: its own, in whole tokens of 16 pixels.
 
-    most: pixels that it may have; larger ones are scaled down.
+    most: larger ones are scaled down to about so many pixels.
     """
     scale = min(1.0, math.sqrt(most / (size[0] * size[1]))) if most else 1.0
     width, height = (max(SIDE_STEP, round(side * scale / SIDE_STEP) * SIDE_STEP) for side in size)

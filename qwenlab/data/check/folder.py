@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from qwenlab.data.check.duplicates import duplicate_findings
+from qwenlab.data.check.duplicates import duplicate_findings, group_numbers
 from qwenlab.data.check.outliers import outlier_findings
 from qwenlab.data.check.pictures import Limits, Picture, inspect_picture
 from qwenlab.data.check.texts import caption_findings, coverage, coverage_findings
 from qwenlab.data.findings import LEVELS, RULES, Finding
 from qwenlab.data.reader import Layout, Reading, Record, read_folder
 from qwenlab.data.reader.lines import codec_named
-from qwenlab.data.reader.names import locate
+from qwenlab.data.reader.names import identity, locate
 
+# What may well be so in a reference: a sample of a colour, a thing on its own.
+_OF_PICTURES_TO_LEARN = ("blank", "grey", "small", "long-shape")
 # A line on what another checker says of a data set's captions, or "".
 Summarise = Callable[[Reading], str]
 
@@ -29,6 +31,7 @@ class Report:
     files: int  # picture files looked at
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     captions_summary: str = ""
+    references: dict[Path, Picture] = field(default_factory=dict)  # usable ones that are no pictures of the set
 
     @property
     def layout(self) -> Layout:
@@ -78,12 +81,19 @@ def check_dataset(
             if picture:
                 pictures[name] = picture
         on_item(len(reading.pictures))
+    references = {}
+    for path in dict.fromkeys(path for record in reading.records for path in record.references):
+        if path not in reading.pictures.values():
+            picture, found = inspect_picture(path, path.relative_to(reading.layout.folder).as_posix(), limits)
+            findings += [finding for finding in found if finding.rule not in _OF_PICTURES_TO_LEARN]
+            if picture:
+                references[path] = picture
     findings += _compared(reading, pictures, limits)
     table = coverage([record.text for record in reading.records])
     findings += coverage_findings(table, len(reading.records), reading.layout.captions.name)
     order = {rule: number for number, rule in enumerate(RULES)}
     findings.sort(key=lambda finding: (LEVELS.index(finding.level), order[finding.rule]))
-    return Report(reading, tuple(findings), pictures, len(reading.pictures), table, summarise(reading))
+    return Report(reading, tuple(findings), pictures, len(reading.pictures), table, summarise(reading), references)
 
 
 def _compared(reading: Reading, pictures: dict[str, Picture], limits: Limits) -> list[Finding]:
@@ -91,15 +101,34 @@ def _compared(reading: Reading, pictures: dict[str, Picture], limits: Limits) ->
     meant = [path for record in reading.records if (path := record.path or record.guess)]
     captioned = {reading.name_of(path) for path in meant}
     useful = [picture for picture in pictures.values() if not picture.blank]
-    findings = duplicate_findings(useful, captioned, limits)
+    family = _families(reading)
+    findings = [
+        finding
+        for finding in duplicate_findings(useful, captioned, limits)
+        if finding.rule == "duplicate" or len({family.get(name, name) for name in finding.pictures}) > 1
+    ]
     findings += blur_findings(useful, limits)
     findings += outlier_findings(useful, limits)
-    findings += caption_findings(reading.records)
+    findings += caption_findings([record for record in reading.records if not record.references])
     known = any(finding.rule in ("no-samples", "no-captions", "no-images") for finding in reading.findings)
     if not captioned & pictures.keys() and not known:
         detail = f"{len(reading.records)} captions, {len(pictures)} pictures"
         findings.append(Finding("no-samples", reading.layout.captions.name, detail))
     return findings
+
+
+def _families(reading: Reading) -> dict[str, int]:
+    """A number for each picture that belongs to references: what a chain of edits joins is meant to look alike."""
+    files: dict[str, int] = {}
+    names, pairs = {}, []
+    for record in reading.records:
+        paths = [path for path in (record.path or record.guess, *record.references) if path]
+        if record.references:
+            numbers = [files.setdefault(identity(path), len(files)) for path in paths]
+            names |= {reading.name_of(path): number for path, number in zip(paths, numbers, strict=True)}
+            pairs += [(numbers[0], number) for number in numbers[1:]]
+    groups = group_numbers(len(files), pairs)
+    return {name: groups[number] for name, number in names.items()}
 
 
 def blur_findings(pictures: Sequence[Picture], limits: Limits) -> list[Finding]:

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from qwenlab.data.check.folder import Report
@@ -81,8 +81,10 @@ def _refuse_doubt(report: Report) -> None:
 def _write(report: Report, work: Path) -> tuple[int, list[str]]:
     dropped = {name: finding for finding in report.findings for name in finding.drops}
     lines, changes = [], _unusable_lines(report)
-    used: set[str] = set()
+    written: dict[str, str] = {}  # pictures by their name in the data set: their name in the copy
+    used: set[tuple] = set()
     names: set[str] = set()
+    beside: dict[Path, str] = {}  # references likewise
     (work / "images").mkdir()
     for record in report.records:
         path = record.path or record.guess
@@ -91,23 +93,53 @@ def _write(report: Report, work: Path) -> tuple[int, list[str]]:
             continue
         name = report.reading.name_of(path)
         picture = report.pictures.get(name)
-        if name in used:
+        if (name, record.references) in used:
             changes.append(f"{shown(record.where)}: left out, second caption of {shown(name)}")
         elif picture is None or name in dropped:
             reason = dropped[name].detail if name in dropped else "it could not be read"
             changes.append(f"{shown(record.where)}: left out with {shown(name)}: {shown(reason, 120)}")
+        elif lost := _lost_reference(report, record):
+            changes.append(f"{shown(record.where)}: left out, its reference {shown(lost)} cannot be used")
         else:
-            used.add(name)
+            used.add((name, record.references))
             text = " ".join(record.text.split())
-            new_name, change = _write_picture(picture, work / "images", names, len(lines) + 1)
-            lines.append(json.dumps({"file_name": new_name, "text": text}, ensure_ascii=False))
-            changes += _changes_of(record, name, text) + ([change] if change else [])
+            if name not in written:
+                written[name], change = _write_picture(picture, work / "images", names, len(lines) + 1)
+                changes += [change] if change else []
+            line = {"file_name": written[name], "text": text}
+            if record.references:
+                line["reference"] = [_write_reference(report, path, work, beside) for path in record.references]
+            lines.append(json.dumps(line, ensure_ascii=False))
+            changes += _changes_of(record, name, text)
     atomic_write_text(work / "captions.jsonl", "".join(line + "\n" for line in lines))
-    left = sorted(report.pictures.keys() - used - dropped.keys())
+    left = sorted(report.pictures.keys() - written.keys() - dropped.keys())
     changes += [f"{shown(name)}: left out, no caption" for name in left]
     unread = [finding for finding in report.findings if finding.rule in _NOT_COPIED]
     changes += [f"{shown(finding.where)}: left out, {shown(finding.detail, 120)}" for finding in unread]
     return len(lines), changes
+
+
+def _reference(report: Report, path: Path) -> Picture | None:
+    return report.references.get(path) or report.pictures.get(report.reading.name_of(path))
+
+
+def _lost_reference(report: Report, record: Record) -> str:
+    """The name of a reference that is unusable, is no reference, or was found faulty; "" for none."""
+    if any(finding.rule == "bad-reference" and finding.where == record.where for finding in report.findings):
+        return record.references[0].name
+    lost = [path.name for path in record.references if _reference(report, path) is None]
+    return lost[0] if lost else ""
+
+
+def _write_reference(report: Report, path: Path, work: Path, beside: dict[Path, str]) -> str:
+    """Write a reference once, numbered: references/00001.png; returns its name in the copy."""
+    if path not in beside:
+        folder = work / "references"
+        folder.mkdir(exist_ok=True)
+        picture = replace(_reference(report, path), name=f"{len(beside) + 1:05d}{path.suffix}")
+        name, _ = _write_picture(picture, folder, set(), len(beside) + 1)
+        beside[path] = f"references/{name}"
+    return beside[path]
 
 
 def _unusable_lines(report: Report) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from qwenlab.data.findings import Finding, shown
 from qwenlab.data.reader.garbled import garbled, lost_characters
+from qwenlab.data.reader.references import own_names
 
 #: The key under which a line names one or several pictures that its caption speaks of.
 REFERENCE = "reference"
@@ -94,6 +95,7 @@ def parse_record(value: Any, where: str) -> tuple[Parsed | None, list[Finding]]:
         ]
     if not isinstance(value, Mapping):
         return None, [Finding("bad-record", where, 'needs "file_name" and "text" in an object {...}')]
+    value = own_names(value)
     name = value.get("file_name")
     if not isinstance(name, str) or not name.strip():
         others = [key for key in value if str(key).lower() in _NAME_KEYS or str(key).endswith("_file_name")]

@@ -16,7 +16,13 @@ from qwenlab.data.reader.listing import METADATA
 from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name, locate
 from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
 from qwenlab.data.reader.parsing import Parsed, parse_json, parse_record
-from qwenlab.data.reader.references import find_references, reference_findings, references_remark
+from qwenlab.data.reader.references import (
+    find_references,
+    pair_controls,
+    reference_findings,
+    references_remark,
+    take_controls,
+)
 from qwenlab.data.reader.sidecars import find_sidecars, read_sidecar
 from qwenlab.data.reader.tables import read_csv, read_parquet
 
@@ -106,7 +112,11 @@ def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding], l
     if layout.kind in ("sidecars", "folders"):
         findings = _drop_what_leads_out(layout)
         if layout.kind == "sidecars":
+            controls = take_controls(layout.listing)
             records, found = _read_sidecars(layout, encoding)
+            if controls:
+                records, lone = pair_controls(records, controls)
+                found += lone
             return records, findings + found, []
         pictures = layout.listing.pictures
         return [Record(p.parent.name, 1, name, kohya(p.parent)[1], p) for name, p in pictures.items()], findings, []

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from qwenlab.data.findings import Finding, shown
 from qwenlab.data.reader.lines import ASK, MAX_CAPTIONS_BYTES, MAX_LINES
+from qwenlab.data.reader.parsing import REFERENCE
+from qwenlab.data.reader.references import names_pictures
 from qwenlab.sniffing import decode, file_kind
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "，": "full-width commas"}
@@ -39,13 +41,13 @@ def read_csv(path: Path, name: str, encoding: str) -> Table:
     if text is None:
         return [], findings, []
     header = text.lstrip("\ufeff").split("\n", 1)[0].strip("\r")
-    separator = next((mark for mark in _SEPARATORS if "file_name" in _cells(header, mark)), ",")
+    separator = next((mark for mark in _SEPARATORS if names_pictures(_cells(header, mark))), ",")
     if separator == "，":
         return [], [*findings, Finding("bad-table", name, "full-width commas ， between the columns: write ,")], []
     reader = csv.reader(io.StringIO(text.lstrip("\ufeff"), newline=""), delimiter=separator)
     try:
         names = [cell.strip() for cell in next(reader, [])]
-        if "file_name" not in names:
+        if not names_pictures(names):
             return [], [*findings, _no_column(name, names)], []
         if twice := [column for column in ("file_name", "text") if names.count(column) > 1]:
             return [], [*findings, Finding("bad-table", name, f'the column "{twice[0]}" stands twice')], []
@@ -108,11 +110,15 @@ def read_parquet(path: Path, name: str) -> Table:
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if "file_name" not in names:
+            if not names_pictures(names):
                 return [], [_no_column(name, names)], []
             if file.metadata.num_rows > MAX_LINES:
                 return [], [Finding("endless-captions", name, f"more than {MAX_LINES:,} rows")], []
-            plain = [column.name for column in file.schema_arrow if not pyarrow.types.is_nested(column.type)]
+            plain = [
+                column.name
+                for column in file.schema_arrow
+                if not pyarrow.types.is_nested(column.type) or column.name in (REFERENCE, "edit_image")
+            ]
             return list(_parquet_rows(file.read(columns=plain), name)), [], []
     except pyarrow.ArrowException as error:
         return [], [Finding("bad-table", name, f"no Parquet table ({type(error).__name__})")], []
