@@ -11,7 +11,7 @@ import re
 from qwenlab.lora.files.adapters import Layer
 from qwenlab.lora.files.architecture import without_block
 from qwenlab.lora.files.layouts import Key
-from qwenlab.lora.files.leftovers import ADAPTERS, BIAS, MATRIX, NORM, SET, Group
+from qwenlab.lora.files.leftovers import ADAPTER_MAGNITUDE, ADAPTERS, BIAS, MATRIX, NORM, SET, Group
 from qwenlab.lora.files.reading import LoraFile
 from qwenlab.lora.files.verdict import Verdict, named, split_harmless, strength
 
@@ -31,7 +31,7 @@ _STYLES = {
 }
 _SPLIT_STYLES = {(".lora_down.weight", ".lora_up.weight"), (".lora_A.weight", ".lora_B.weight")}
 _TEXT_ENCODER = re.compile(r"text_encoders\.(qwen\w+\.)?transformer\.model\.layers\.\d+\.|lora_te_layers_\d+_")
-_DIFFERENCES = (MATRIX, NORM, BIAS, SET)
+_TAKEN = {MATRIX, NORM, BIAS, SET, ADAPTER_MAGNITUDE, *ADAPTERS} - {"IA3"}
 _EXACT = 1e-5
 
 
@@ -73,12 +73,35 @@ def _judge(
         return "loads a part", f"not loaded, and reported as such: {', '.join(lost_parts)}"
     if any(m.style != ".dora_scale" or m.stem != layer.a.stem for layer in loaded.values() if (m := layer.magnitude)):
         return "drops DoRA", "it knows dora_scale only; the low-rank part alone is applied"
+    if sentence := _wrong_lengths(lora, loaded, known):
+        return "wrong scale", sentence
     ignored = [
         name for name, layer in loaded.items() if layer.alpha_from != "tensors" and abs(layer.scaling - 1) > _EXACT
     ]
     if ignored:
         return "ignores alpha", strength(lora.layers, dict.fromkeys(ignored, 1.0))
     return "works", ""
+
+
+def _wrong_lengths(lora: LoraFile, loaded: dict[str, Layer], known: list[Group]) -> str:
+    """A sentence where ComfyUI's `weight_decompose` is not DoRA, "" where it is (lengths of columns, one an input).
+
+    For lengths of rows it computes m (W + BA) / |W| in place of m (W + BA) / |W + BA| (pull request 15458 was open in
+    August 2026), and a vector, shape (d,), is multiplied along the wrong axis.
+    """
+    sizes = [(layer.magnitude, lora.index[layer.b.text][1][0]) for layer in loaded.values() if layer.magnitude]
+    for group in known:
+        if group.what == ADAPTER_MAGNITUDE:
+            sizes += [(key, lora.adapters[key.layer].shape[0]) for key in group.keys if key.layer in lora.adapters]
+    shapes = [(lora.index[key.text][1], outputs) for key, outputs in sizes]
+    if any(len(shape) < 2 for shape, _ in shapes):
+        return "it multiplies lengths of DoRA that have one axis along the inputs, or fails"
+    if any(shape[0] == outputs for shape, outputs in shapes):
+        return (
+            "DoRA with one length for each output is not computed as trained: it divides by the rows' lengths before "
+            "the update, not after it, so that the strength is off by their ratio"
+        )
+    return ""
 
 
 def _knows_layer(layer: Layer) -> bool:
@@ -116,7 +139,7 @@ def _sort_groups(lora: LoraFile) -> tuple[list[Group], list[Group]]:
     """Groups of tensors that are loaded besides the LoRA, and groups that are passed over."""
     known, passed = [], []
     for group in lora.groups:
-        takes = group.what in ADAPTERS and group.what != "IA3" or group.what in _DIFFERENCES
+        takes = group.what in _TAKEN
         split = {True: [], False: []}
         for key in group.keys:
             split[takes and _knows_key(key)].append(key)

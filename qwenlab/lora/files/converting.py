@@ -10,6 +10,7 @@ from qwenlab.lora.files.differences import convert_biases, convert_matrices
 from qwenlab.lora.files.header import Stored, TensorFile, check_finite, lossless
 from qwenlab.lora.files.layouts import stem_in
 from qwenlab.lora.files.leftovers import (
+    ADAPTER_MAGNITUDE,
     ADAPTERS,
     BIAS,
     BIAS_OF_LORA,
@@ -34,8 +35,13 @@ _WHY = {
     "LoKr": "a Kronecker product has no small A and B; --format comfyui keeps it, the doctor says what else reads it",
     "LoHa": "a Hadamard product has no small A and B; --format comfyui keeps it",
     **dict.fromkeys(("OFT", "GLoRA"), "it is no low-rank product; --format comfyui keeps it"),
+    ADAPTER_MAGNITUDE: "they belong to an adapter that no LoRA of diffusers holds; --format comfyui keeps them",
+    "IA3": "no reader of Qwen-Image applies it",
     **dict.fromkeys(HARMLESS, "without effect on the model"),
 }
+
+
+_COMFYUI_KNOWS = {NORM, SET, ADAPTER_MAGNITUDE, *ADAPTERS} - {"IA3"}
 
 
 def convert(lora: LoraFile, file: TensorFile, layout: str) -> tuple[dict[str, Stored], list[str]]:
@@ -52,7 +58,7 @@ def convert(lora: LoraFile, file: TensorFile, layout: str) -> tuple[dict[str, St
     for group in lora.groups:
         if group.what == MATRIX:
             tensors |= convert_matrices(lora, file, group.keys, layout)
-        elif group.what in (NORM, SET, *ADAPTERS) and layout != "diffusers":
+        elif group.what in _COMFYUI_KNOWS and layout != "diffusers":
             tensors |= _renamed(lora, file, group, layout)
         elif group.what not in (BIAS, BIAS_OF_LORA) or not (layout == "diffusers" or lora.family.biases):
             left.append(f"{group}: {_zero(file, group) or _WHY.get(group.what, 'the model has no place for them')}")

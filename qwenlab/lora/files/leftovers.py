@@ -25,6 +25,7 @@ OTHER_FAMILY = "tensors for layers of another Qwen-Image"
 WHOLE = "whole weights of modules"
 ALPHA = "alphas without factors"
 MAGNITUDE = "DoRA magnitudes without factors"
+ADAPTER_MAGNITUDE = "magnitudes of DoRA beside LoKr or LoHa (.dora_scale)"
 UNKNOWN = "unknown tensors"
 #: Kinds of adapters that are no pair of low-rank factors; ComfyUI knows them, most other readers do not.
 ADAPTERS = ("LoKr", "LoHa", "OFT", "GLoRA", "IA3", "LoCon")
@@ -60,10 +61,12 @@ _ABOUT = {
     WHOLE: "weights of the model itself, no update; no reader applies them, " + _LEFT,
     ALPHA: "they scale nothing; " + _LEFT,
     MAGNITUDE: "they scale nothing; " + _LEFT,
+    ADAPTER_MAGNITUDE: "part of the update; see the readers",
     UNKNOWN: "no reader is known for them; " + _LEFT,
     "trained embeddings": "words of the text encoder, no part of a LoRA; ComfyUI may take the file in its embeddings "
     "folder, diffusers nowhere; " + _LEFT,
     **dict.fromkeys(ADAPTERS, "no pair of factors A and B; see the readers"),
+    "IA3": "a factor for each output or input, no update; no reader of Qwen-Image applies it, " + _LEFT,
 }
 
 
@@ -114,7 +117,14 @@ def _sort_difference(key: Key, kind: str, family: Family) -> str:
 
 def groups(keys: Iterable[Key], family: Family) -> list[Group]:
     """The keys by sort, in the order of their first appearance."""
+    keys = list(keys)
     sorts: dict[str, list[Key]] = {}
+    found = {key.stem: sort_key(key, family) for key in keys if key.role in ADAPTERS}
     for key in keys:
-        sorts.setdefault(sort_key(key, family), []).append(key)
+        what, adapter = sort_key(key, family), found.get(key.stem)
+        if what == MAGNITUDE and key.style == ".dora_scale" and adapter in ADAPTERS and adapter != "IA3":
+            what = ADAPTER_MAGNITUDE
+        elif what == WHOLE and adapter == "IA3":  # LyCORIS: <layer>.weight beside <layer>.on_input
+            what = adapter
+        sorts.setdefault(what, []).append(key)
     return [Group(what, tuple(found)) for what, found in sorts.items()]

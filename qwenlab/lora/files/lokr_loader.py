@@ -16,7 +16,8 @@ import numpy as np
 from qwenlab.lora.files.adapters import Adapter, lokr_update
 from qwenlab.lora.files.architecture import QWEN_IMAGE_21, block_of, kind_in, without_block
 from qwenlab.lora.files.header import TensorFile, pack
-from qwenlab.lora.files.layouts import FLAT_PREFIXES
+from qwenlab.lora.files.layouts import FLAT_PREFIXES, Key
+from qwenlab.lora.files.leftovers import ADAPTER_MAGNITUDE
 from qwenlab.lora.files.reading import LoraFile
 from qwenlab.lora.files.stock import quiet
 from qwenlab.lora.files.verdict import short
@@ -48,7 +49,12 @@ def ask_lokr_loader(lora: LoraFile) -> str:
         transformer = _load(lora, file, samples, prefix)
     except Exception as error:  # whatever the stock loader raises is the answer
         return f"{call} raises {type(error).__name__}: {short(str(error).splitlines()[0] if str(error) else '')}"
-    return f"{call} {_compare(transformer, file, samples, alphas)}"
+    found = f"{call} {_compare(transformer, file, samples, alphas)}"
+    return f"{found}, and leaves out the magnitudes of DoRA" if _magnitudes(lora) else found
+
+
+def _magnitudes(lora: LoraFile) -> list[Key]:
+    return [key for group in lora.groups if group.what == ADAPTER_MAGNITUDE for key in group.keys]
 
 
 def _samples(lora: LoraFile, lokr: dict[str, Adapter]) -> dict[str, Adapter]:
@@ -64,7 +70,7 @@ def _samples(lora: LoraFile, lokr: dict[str, Adapter]) -> dict[str, Adapter]:
 def _load(lora: LoraFile, file: TensorFile, samples: dict[str, Adapter], prefix: str) -> nn.Module:
     """A transformer into which the stock loader has put the samples."""
     keys = [key.text for adapter in samples.values() for key in adapter.keys.values()]
-    keys += [key.text for key in lora.alphas if key.layer in samples]
+    keys += [key.text for key in (*lora.alphas, *_magnitudes(lora)) if key.layer in samples]
     transformer = _hollow_model(lora, samples)
     with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "samples.safetensors"
