@@ -118,7 +118,7 @@ OURS = {
     "musubi's 2511": ({"modelspec.architecture": "Qwen-Image-Edit-2511/lora"}, "Qwen-Image-Edit-2511"),
     "musubi's Layered": ({"ss_base_model_version": "qwen_image_layered"}, "Qwen-Image-Layered"),
     "ai-toolkit": ({"software": '{"name": "ai-toolkit"}', "ss_base_model_version": "qwen_image"}, "Qwen-Image"),
-    "ai-toolkit's Edit": ({"ss_base_model_version": "qwen_image_edit_plus"}, "Qwen-Image-Edit-2509"),
+    "ai-toolkit's Edit": ({"ss_base_model_version": "qwen_image_edit_plus"}, "Qwen-Image-Edit-Plus"),
     "OneTrainer": ({"ot_config": '{"model_type": "QWEN", "base_model_name": "Qwen/Qwen-Image-2512"}'},
                    "Qwen-Image-2512"),
     "SimpleTuner's 2512": ({"modelspec.architecture": "qwen_image-v2.0/lora"}, "Qwen-Image-2512"),

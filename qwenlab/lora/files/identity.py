@@ -33,8 +33,9 @@ _QWEN = rf"qwen{_GAP}image{_GAP}"
 _VARIANTS = (
     ("Qwen-Image-2.1", rf"{_QWEN}v?2{_GAP}1(?!\d)"),
     ("Qwen-Image-Layered", rf"{_QWEN}layered"),
-    ("Qwen-Image-Edit-2509", rf"{_QWEN}edit{_GAP}(plus{_GAP})?2509|{_QWEN}edit{_GAP}(plus|v2)"),
-    ("Qwen-Image-Edit-2511", rf"{_QWEN}edit{_GAP}(plus{_GAP})?2511|{_QWEN}edit{_GAP}v3"),
+    ("Qwen-Image-Edit-2509", rf"{_QWEN}edit{_GAP}(plus[-_. :]*)?2509|{_QWEN}edit{_GAP}v2"),
+    ("Qwen-Image-Edit-2511", rf"{_QWEN}edit{_GAP}(plus[-_. :]*)?2511|{_QWEN}edit{_GAP}v3"),
+    ("Qwen-Image-Edit-Plus", rf"{_QWEN}edit{_GAP}plus"),  # trainers call 2509 and 2511 so, after the pipeline's class
     ("Qwen-Image-Edit", rf"{_QWEN}edit"),
     ("Qwen-Image-2512", rf"{_QWEN}(2512|v2{_GAP}0)"),  # SimpleTuner calls 2512 v2.0
     ("Qwen-Image", rf"{_QWEN}|^qwen$"),
@@ -139,8 +140,19 @@ def find_contradiction(claims: Iterable[Claim], family: Family) -> Claim | None:
 def said_model(claims: Iterable[Claim]) -> str:
     """The most exact variant of Qwen-Image that the metadata names, "" when it names none or several."""
     names = {claim.model for claim in claims if claim.strong and claim.is_qwen}
-    exact = names - {"Qwen-Image"} or names
+    exact = _most_exact(names)
     return exact.pop() if len(exact) == 1 else ""
+
+
+def _most_exact(names: set[str]) -> set[str]:
+    """Without names that others say more exactly: Qwen-Image-Edit-2511 says Qwen-Image-Edit and -Edit-Plus, too."""
+    plus = {"Qwen-Image-Edit-2509", "Qwen-Image-Edit-2511"}
+    return {
+        name
+        for name in names
+        if not any(other.startswith(f"{name}-") for other in names)
+        and not (name == "Qwen-Image-Edit-Plus" and names & plus)
+    }
 
 
 def doubts_of(claims: Iterable[Claim], family: Family) -> list[str]:
@@ -155,7 +167,7 @@ def doubts_of(claims: Iterable[Claim], family: Family) -> list[str]:
             doubts.append(f"{claim}, which names {claim.model}")
         elif claim.model == "Qwen-Image" and family is QWEN_IMAGE_21:
             doubts.append(f"{claim}, but the layers are Qwen-Image-2.1's")
-    exact = sorted(strong - {"Qwen-Image"})
+    exact = sorted(_most_exact(strong))
     if len(exact) > 1:
         doubts.append(f"its metadata names several models: {', '.join(exact)}")
     return doubts
