@@ -83,6 +83,13 @@ NAMES = {
     "OneTrainer of before": ("lora_te1_model_layers_0_{}", "lora_down.weight", "lora_up.weight"),
     "kohya": ("lora_te_layers_0_{}", "lora_down.weight", "lora_up.weight"),
     "ComfyUI": ("text_encoders.qwen25_7b.transformer.model.layers.0.{}", "lora_A.weight", "lora_B.weight"),
+    "DiffSynth, prefix left": (
+        "pipe.text_encoder.model.model.language_model.layers.0.{}",
+        "lora_A.weight",
+        "lora_B.weight",
+    ),
+    "distributed": ("module._orig_mod.model.language_model.layers.0.{}", "lora_A.weight", "lora_B.weight"),
+    "a conditioner": ("conditioner.llm.model.layers.0.{}", "lora_down.weight", "lora_up.weight"),
     "DiffSynth": ("text_encoder.model.language_model.layers.0.{}", "lora_A.default.weight", "lora_B.default.weight"),
 }
 

@@ -19,7 +19,7 @@ from qwenlab.lora.files.identity import (
     lookalikes,
     said_model,
 )
-from qwenlab.lora.files.layouts import Key
+from qwenlab.lora.files.layouts import Key, hidden_layer
 
 _OTHER_MODELS = (
     (r"(single|double)_(stream_)?blocks|single_transformer_blocks|x_embedder|context_embedder|proj_mlp", "FLUX"),
@@ -57,6 +57,11 @@ def check_strangers(path: Path, keys: Sequence[Key], has_text_encoder: bool) -> 
     for key in strangers.values():
         name = key.stem[len(key.prefix) :]
         guess = next((who for pattern, who in _OTHER_MODELS if re.search(pattern, key.stem)), "")
+        if not guess and (hidden := hidden_layer(key.stem)) and len(strangers) > len(known):
+            raise QwenlabError(
+                f"{path}: names that are not known here: {name!r} would be Qwen-Image's {hidden[0]!r} without "
+                f"{hidden[1]!r}, and no reader takes that out; rename its tensors, if they are what that says"
+            )
         if guess or len(strangers) > len(known):
             raise QwenlabError(
                 f"{path}: LoRA of another model: no Qwen-Image has a layer {name!r}"
@@ -120,7 +125,7 @@ def doubts_about(
     """Sentences on what the file leaves open."""
     doubts = doubts_of(claims, fitted.family)
     others = lookalikes(layers, fitted.width)
-    if others and not fitted.base:
+    if others and not any(claim.strong and claim.is_qwen for claim in claims):
         seen = {block_of(name) for name in layers} - {None}
         doubts.append(
             f"{SHARED} are also those of {_list(others)}; it has {len(seen)} blocks, {fitted.family.name} has "

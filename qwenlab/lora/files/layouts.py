@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 from qwenlab.lora.files.architecture import QWEN_IMAGE_21, Family, Place, find_place
 
@@ -36,6 +37,11 @@ _INSIDE = {
     "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "module", "processor",
     "base_layer",
 }  # fmt: skip
+# The same by other libraries, in words that may also be a layer's own, such as norm_out.linear: those are tried first.
+_AROUND = _INSIDE | {
+    "layer", "_layer", "linear", "_linear", "inner", "inner_module", "wrapped", "wrapped_module", "orig_layer",
+    "original_layer", "orig_module", "original_module", "org_module",
+}  # fmt: skip
 # Where peft keeps the weights of a module that is trained whole.
 _TRAINED_WHOLE = re.compile(r"\.(modules_to_save|original_module)(\.[^.]+)?$")
 # Words in front of a layer's name that make it another module's: FLUX's single blocks, SD's, an encoder, a ControlNet.
@@ -46,7 +52,8 @@ _OTHER_MODULE = re.compile(
 )
 _TEXT_ENCODER = re.compile(
     r"([^.]+\.)*?(text_encoders?(_\d)?|te\d?|qwen\d\w*)\.|lora_(te\d?|text_encoder(_\d)?)_|"
-    r"(base_model\.model\.)?(model\.)?(language_model\.)?(model\.)?layers\.\d+\.(self_attn|mlp)\.|"
+    r"((base_model|model|language_model|text_model|llm|conditioner|pipe|module|_orig_mod)\.)*"
+    r"layers\.\d+\.(self_attn|mlp)\.|"
     r"(base_model\.model\.)?(model\.)?visual\."
 )
 # The end of a key. In each pattern, `layer` is what precedes it (with the prefix).
@@ -154,13 +161,15 @@ def _besides(text: str) -> Key:
 def locate(stem: str) -> tuple[str, Place | None]:
     """What stands before the module's name, and the module of a Qwen-Image that the rest of `stem` names, or None."""
     parts = stem.split(".")
+    for around in (_INSIDE, _AROUND):
+        kept = [part for part in parts if part not in around]
+        for start in range(len(kept)):
+            if place := find_place(".".join(kept[start:])):
+                wrappers = kept[:start]
+                if any(_OTHER_MODULE.fullmatch(part) for part in wrappers):
+                    return _known_prefix(stem), None
+                return _prefix(stem, ".".join(kept[start:])), place
     kept = [part for part in parts if part not in _INSIDE]
-    for start in range(len(kept)):
-        if place := find_place(".".join(kept[start:])):
-            wrappers = kept[:start]
-            if any(_OTHER_MODULE.fullmatch(part) for part in wrappers):
-                return _known_prefix(stem), None
-            return _prefix(stem, ".".join(kept[start:])), place
     words = kept[-1].split("_") if kept else []
     for start in range(len(words)):
         if place := find_place("_".join(words[start:]), flat=True):
@@ -174,9 +183,22 @@ def _prefix(stem: str, rest: str) -> str:
     """What `stem` has besides `rest`; wrappers inside the name count as part of it."""
     if stem.endswith(rest):
         return stem[: -len(rest)]
-    inside = [part for part in stem.split(".") if part in _INSIDE]
+    inside = [part for part in stem.split(".") if part in _AROUND and part not in rest.split(".")]
     first, _, _ = stem.partition(rest.split(".")[0])
     return f"{first}...{'.'.join(dict.fromkeys(inside))}."
+
+
+def hidden_layer(stem: str) -> tuple[str, str] | None:
+    """The layer that a dotted name would be without one to three unknown words inside it, and these words; or None."""
+    match = re.search(r"(^|\.)(transformer_blocks\.\d+)\.(.+)$", stem)
+    words = match[3].split(".") if match else []
+    for count in range(1, min(4, len(words))):
+        for dropped in combinations(range(len(words)), count):
+            rest = ".".join(word for number, word in enumerate(words) if number not in dropped)
+            place, unknown = find_place(f"{match[2]}.{rest}"), [words[number] for number in dropped]
+            if place and place.kind == "linear" and not any(_OTHER_MODULE.fullmatch(word) for word in unknown):
+                return place.name, ".".join(unknown)
+    return None
 
 
 def _known_prefix(stem: str) -> str:

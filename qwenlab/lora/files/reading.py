@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers' name of the entry with peft's configuration
+_PEFT_FILE = "adapter_model.safetensors"  # as peft's save_pretrained calls it, with adapter_config.json beside it
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def read_lora(path: str | Path) -> LoraFile:
     claims = read_claims({**file.metadata, **beside})
     fitted = fit(path, shapes, others, claims, configuration)
     doubts = doubts_about(fitted, claims, configuration, file.metadata, layers) + _incomplete(others, adapters)
+    doubts += [] if configuration else _doubt_beside(path, layers)
     return LoraFile(
         path,
         layers,
@@ -163,7 +165,7 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> tuple[Mapping, st
     beside = path.with_name("adapter_config.json")
     if ADAPTER_METADATA in metadata:
         text, source = metadata[ADAPTER_METADATA].encode(), "metadata"
-    elif path.name == "adapter_model.safetensors" and beside.is_file():  # as peft's save_pretrained leaves them
+    elif path.name == _PEFT_FILE and beside.is_file():  # as peft's save_pretrained leaves them
         text, source = beside.read_bytes(), beside.name
     else:
         return {}, ""
@@ -183,6 +185,24 @@ def _configuration(path: Path, metadata: Mapping[str, str]) -> tuple[Mapping, st
             f"{path}: the adapter's configuration in {source} is not one that peft writes ({error})"
         ) from error
     return entries, source
+
+
+def _doubt_beside(path: Path, layers: Mapping[str, Layer]) -> list[str]:
+    """A sentence when peft's configuration lies beside a file of another name and would scale its factors."""
+    beside = path.with_name("adapter_config.json")
+    if path.name == _PEFT_FILE or not beside.is_file() or not any(key.alpha is None for key in layers.values()):
+        return []
+    try:
+        entries, _ = _configuration(path.with_name(_PEFT_FILE), {})
+    except QwenlabError:
+        return []
+    alpha = entries.get("lora_alpha")
+    if alpha is None or {layer.rank for layer in layers.values()} == {alpha}:
+        return []
+    return [
+        f"{beside.name} beside it says alpha {alpha:g}, but peft reads it with {_PEFT_FILE} only; if it belongs to "
+        "this file, give it that name"
+    ]
 
 
 def _layers(

@@ -216,7 +216,7 @@ def damage_texts(lora: LoraFile) -> tuple[str, str]:
         b = b[slice(*layer.rows)] if layer.rows else b
         if not (np.isfinite(a).all() and np.isfinite(b).all()):
             broken.append(name)
-        elif not (a.any() and b.any()):
+        elif not (a.any() and b.any() and layer.scaling):
             idle.append(name)
     others = [key for key in lora.others if _is_broken(file, key)]
     broken += [key.text for key in others]

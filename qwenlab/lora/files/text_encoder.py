@@ -28,7 +28,7 @@ _LAYER = re.compile(
 )
 _START = re.compile(
     r"((lora_te\d?_|lora_text_encoder_)|(base_model\.model\.)|(text_encoders?(_\d)?\.)|(te\d?\.)|(qwen\d\w*\.)|"
-    r"(transformer\.)|(model[._])|(language_model[._]))*"
+    r"(transformer\.)|(model[._])|(language_model[._])|((text_model|llm|conditioner|pipe|module|_orig_mod)\.))*"
 )
 
 
