@@ -50,14 +50,18 @@ class Square:
 def make_sheets(squares: Sequence[Square], out: str | Path, key: str | Path, seed: int = 0) -> list[Path]:
     """Write the sheets of both passes into `out` and what their numbers stand for into `key`; returns the sheets.
 
-    Raises QwenlabError when the key would lie among the sheets or be written over, and without squares of two ways and
-    decoys of both kinds.
+    Raises QwenlabError when the key would lie among the sheets or be written over, when `out` holds files already (old
+    answers would be taken for new ones), for squares of several sizes, and without two ways and decoys of both kinds.
     """
     out, key = Path(out), Path(key)
     if key.resolve().is_relative_to(out.resolve()):
         raise QwenlabError(f"{key}: the key must not lie among the sheets in {out}: choose a place elsewhere")
     if key.exists():
         raise QwenlabError(f"{key} exists: score its answers first, or delete it to label anew")
+    if out.is_dir() and any(out.iterdir()):
+        raise QwenlabError(f"{out} is not empty: choose a new folder, so that no old answer is taken for a new one")
+    if len({square.image.size for square in squares}) > 1:
+        raise QwenlabError("squares of several sizes give the way away: cut and scale all of them alike")
     if len({square.arm for square in squares if square.truth is None}) < 2:
         raise QwenlabError("labels that cannot see the way need squares of two ways or more")
     if {square.truth for square in squares} != {"right", "wrong", None}:

@@ -88,10 +88,12 @@ def test_sheets_that_give_something_away_are_refused(labelled, tmp_path):
     one_way = [s for s in squares() if s.truth or s.arm == "plain"]
     no_decoys = [s for s in squares() if s.truth is None]
     right_decoys = [s for s in squares() if s.truth != "wrong"]
+    sizes = [*squares(), Square(Image.new("RGB", (48, 48)), "plain", "p")]
     for given, key, message in (
         (squares(), tmp_path / "x" / "key.json", "must not lie among the sheets"),
         (squares(), labelled[1], "exists"),
         (one_way, tmp_path / "k.json", "two ways"),
+        (sizes, tmp_path / "k.json", "several sizes"),
         (no_decoys, tmp_path / "k.json", "decoys of both kinds"),
         (right_decoys, tmp_path / "k.json", "decoys of both kinds"),
     ):
@@ -99,6 +101,8 @@ def test_sheets_that_give_something_away_are_refused(labelled, tmp_path):
             make_sheets(given, tmp_path / "x", key)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "x").exists()
+    with pytest.raises(QwenlabError, match="is not empty"):
+        make_sheets(squares(), labelled[0][0].parent, tmp_path / "k.json")
 
 
 def test_a_steady_labeller_and_a_judge_that_errs_in_one_way(labelled, tmp_path):
