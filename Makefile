@@ -15,7 +15,7 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab $(AS_ROOT) --config=docs/jupyterlab/config.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # uv resolves and downloads in seconds; it lives inside the environment, so nothing else is touched.
 # Compiled at once: uv leaves that to the first import, and where Python may not write, to every import.
