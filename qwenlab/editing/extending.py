@@ -104,7 +104,8 @@ def _strips(
     whole = along[1] - along[0] + -(along[1] - along[0]) % SIDE_STEP
     length = min(whole, native)
     room = min(native**2 // length, 2 * native)  # depth of a window
-    places = sorted({*range(along[0], along[0] + whole - length, _down(length * 3 / 4)), along[0] + whole - length})
+    last, stride = along[0] + whole - length, max(_down(length * 3 / 4), SIDE_STEP)
+    places = [*range(along[0], last, stride), last]
     for before, count in zip((True, False), counts, strict=True):
         while count > 0:
             shown = min(_down(end - begin), _down(room * (1 - FRESH)))
