@@ -264,4 +264,25 @@ Path("a.yaml").write_text(
 (claim,) = load_claims("a.yaml")
 assert claim.verdict == "refuted" and "| C1 | It is fast. |" in to_markdown([claim])
 """,
+    "editing/masks.py": """
+import numpy as np
+from PIL import Image
+from masks import blend, feather, grow_to_tokens, read_mask, white_pixels
+white = np.zeros((32, 48), bool)
+white[3, 20] = True
+Image.fromarray(white).save("mask.png")
+region = grow_to_tokens(white_pixels(read_mask("mask.png", (48, 32)), (48, 32)))
+assert region.sum() == 256 and region[:16, 16:32].all()
+old, new = np.zeros((2, 32, 48, 3), np.uint8)
+assert (blend(old, new + 200, feather(region)) > 0).all(-1).tolist() == region.tolist()
+""",
+    "editing/windows.py": """
+import numpy as np
+from windows import Window, whole_window, window_around
+window = window_around((300, 20, 330, 40), (400, 300), 128)
+assert isinstance(window, Window) and window.drawn == (128, 128) and whole_window((90, 40), 64).drawn == (96, 48)
+pixels = np.zeros((300, 400, 3), np.uint8)
+pixels[30, 310] = 255
+assert np.array_equal(window.put(pixels, window.view(pixels)), pixels) and window.cut(pixels).max() == 255
+""",
 }
