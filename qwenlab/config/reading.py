@@ -7,15 +7,18 @@ colon is a text. Here both are errors, and a message names the sign at fault.
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import reprlib
+import stat
 import types
 import typing
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qwenlab.config.causes import NOTATIONS, cause_of, foreign, plain
 from qwenlab.config.settings import ELSEWHERE, SECTIONS, TrainConfig, nearest
 from qwenlab.errors import QwenlabError
 from qwenlab.sniffing import decode, kind_of
@@ -27,19 +30,6 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
-# What can be wrong with a line, the likeliest first. {0} is what the pattern's group matched.
-_CAUSES = (
-    (re.compile(r"^[ \t]*(?:- +)?([\w-]+)[ \t]*："), "a full-width colon ： after {0!r}: write '{0}: '"),
-    (re.compile(r"^ *(\t)"), "a tab at the start: indent with spaces"),
-    (
-        re.compile(r"^\s*(\[[\w. -]+\])\s*$"),
-        "{0} is a section of TOML: write its name and a colon, and indent its settings",
-    ),
-    (re.compile(r"^\s*([\w-]+)\s*=[^=]"), "an equals sign after {0!r}: write '{0}: '"),
-    (re.compile(r"^\s*([A-Za-z_]+):(?![\s/\\]|$)"), "no space after the colon of {0!r}: write '{0}: '"),
-    (re.compile(r"([“”„‘’＂])"), "a curly or full-width quote {0}: write a straight one"),
-    (re.compile(r":\s+([@`%])"), "a value that begins with {0}: put it into quotes"),
-)
 _QUOTES = {"“": "”", "‘": "’", "「": "」", "＂": "＂", "”": "”"}
 _KEY = re.compile(r"[^:]+")
 
@@ -53,22 +43,34 @@ def read_config(path: str | Path) -> TrainConfig:
     """
     path = Path(path)
     text = _read_text(path)
+    if other := foreign(text):
+        raise QwenlabError(f"{path}: is {other}; {_SEE}")
     content, lines = _parse(text, path)
     try:
         return config_from_mapping(content)
     except QwenlabError as error:
         name = _KEY.match(str(error)).group()
         number = lines.get(name)
-        cause = _cause(text, (number, number + 1) if number else range(1, text.count("\n") + 2))
+        cause = cause_of(text, (number, number + 1) if number else range(1, text.count("\n") + 2))
         place = f", line {number}" if number else ""
         raise QwenlabError(f"{path}{place}: {error}{cause}") from error
 
 
 def _read_text(path: Path) -> str:
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise QwenlabError(f"{plain(str(path))}: too long for the name of a file; {_SEE}") from error
+        if path.is_symlink():
+            raise QwenlabError(f"{path}: a link that leads to no file; {_SEE}") from error
+        raise QwenlabError(f"{path}: {_absent(path)}") from error
+    except ValueError as error:
+        raise QwenlabError(f"{plain(str(path))}: a name that no file can have; {_SEE}") from error
+    if stat.S_ISDIR(mode):
         raise QwenlabError(f"{path}: {_folder(path)}")
-    if not path.is_file():
-        raise QwenlabError(f"{path}: {_absent(path)}")
+    if not stat.S_ISREG(mode):
+        raise QwenlabError(f"{path}: is a pipe or a device, no configuration file; {_SEE}")
     if kind := kind_of(path):
         raise QwenlabError(f"{path}: is {kind}, no YAML configuration; {_SEE}")
     try:
@@ -130,10 +132,21 @@ def _parse(text: str, path: Path) -> tuple[Any, dict[str, int]]:
                     what = "the section stands" if section else "is set"
                     mend = "join them" if section else "delete one"
                     place = f"lines {seen[key]} and {number}" if seen[key] != number else f"line {number}"
-                    raise QwenlabError(f"{_plain(key)}: {what} twice, on {place}; {mend}")
+                    raise QwenlabError(f"{plain(key)}: {what} twice, on {place}; {mend}")
                 seen[key] = number
-                lines.setdefault(_plain(key), number)
+                lines.setdefault(plain(key), number)
             return super().construct_mapping(node, deep)
+
+        def construct_plain_number(self, node: yaml.ScalarNode) -> int | float:
+            for notation, why in NOTATIONS:
+                if notation.fullmatch(node.value):
+                    number = node.start_mark.line + 1
+                    raise QwenlabError(f"line {number}: {plain(node.value)}: {why} in YAML; write it without")
+            kind = node.tag.rpartition(":")[2]
+            return super().construct_yaml_int(node) if kind == "int" else super().construct_yaml_float(node)
+
+    for kind in ("int", "float"):
+        Loader.add_constructor(f"tag:yaml.org,2002:{kind}", Loader.construct_plain_number)
 
     try:
         return yaml.load(text, Loader), lines
@@ -144,7 +157,7 @@ def _parse(text: str, path: Path) -> tuple[Any, dict[str, int]]:
         number = mark.line + 1 if mark else 0
         near = [number, number - 1, *range(1, text.count("\n") + 2)] if number else range(1, text.count("\n") + 2)
         where = f", line {number}" if number else ""
-        raise QwenlabError(f"{path}{where}: not YAML ({_problem(error)}){_cause(text, near)}") from error
+        raise QwenlabError(f"{path}{where}: not YAML ({_problem(error)}){cause_of(text, near)}") from error
 
 
 def _problem(error: Exception) -> str:
@@ -153,43 +166,9 @@ def _problem(error: Exception) -> str:
     if "Exceeds the limit" in str(error):
         return "a number of too many digits"
     if problem := getattr(error, "problem", None):
-        return _plain(problem)
+        return plain(problem)
     described = isinstance(error, ValueError) or type(error).__module__.startswith("yaml")
-    return _plain(str(error)) if described else "a value that does not fit its tag !!..."
-
-
-def _cause(text: str, numbers: Iterable[int]) -> str:
-    """The sign in one of the lines that explains an error, as "; ..."; "" when there is none."""
-    lines = text.split("\n")
-    for number in numbers:
-        if not 1 <= number <= len(lines):
-            continue
-        line = re.sub(r"(?:^|\s)#.*", "", lines[number - 1].rstrip("\r"))
-        for pattern, cause in _CAUSES:
-            if match := pattern.search(line):
-                return f"; line {number} has {cause.format(match.group(1))}"
-        if odd := _odd_sign(line):
-            return f"; line {number} has {odd}"
-    return ""
-
-
-def _odd_sign(line: str) -> str:
-    """A sign that looks like another, or like nothing, and is none of YAML's."""
-    for character in line:
-        if character in " \t":
-            continue
-        kind, plain = unicodedata.category(character), unicodedata.normalize("NFKC", character)
-        if kind in ("Zs", "Cf", "Cc", "Zl", "Zp"):
-            return f"an invisible character, U+{ord(character):04X}: delete it or write a space"
-        if plain != character and plain.isascii() and plain.strip():
-            return f"a full-width {character}: write {plain}"
-    return ""
-
-
-def _plain(text: str) -> str:
-    """A text on one line, fit to print."""
-    text = " ".join(text.split())
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)[:200]
+    return plain(str(error)) if described else "a value that does not fit its tag !!..."
 
 
 def config_from_mapping(content: Any) -> TrainConfig:
@@ -202,14 +181,14 @@ def config_from_mapping(content: Any) -> TrainConfig:
             raise QwenlabError(f"{key}: is a section; indent its settings below it")
         for name, item in value.items() if key in SECTIONS else [(key, value)]:
             if name in flat:
-                raise QwenlabError(f"{_plain(str(name))}: is set twice; delete one")
+                raise QwenlabError(f"{plain(str(name))}: is set twice; delete one")
             flat[name] = item
     types_of = typing.get_type_hints(TrainConfig)
     for name in flat:
         if name in ELSEWHERE:
             raise QwenlabError(f"{name}: is written {ELSEWHERE[name]}")
         if name not in types_of:
-            raise QwenlabError(f"{_plain(str(name))}: unknown key{nearest(str(name), [*types_of, *SECTIONS])}")
+            raise QwenlabError(f"{plain(str(name))}: unknown key{nearest(str(name), [*types_of, *SECTIONS])}")
     return TrainConfig(**{name: _convert(name, value, types_of[name]) for name, value in flat.items()})
 
 
@@ -243,6 +222,10 @@ def _convert(name: str, value: Any, wanted: Any) -> Any:
         hint = "; a colon and a space make a key of a text: put the text into quotes"
     elif type(value) is int and wanted is int:
         hint = f" up to {_LARGEST}"
+    elif wanted is str and value is not None and not isinstance(value, list):
+        hint = "; YAML takes it for something else: put it into quotes"
+    elif isinstance(value, str) and re.fullmatch(r"0[0-9]+", value):
+        hint = "; write it without the 0 in front"
     elif isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+|true|false|yes|no|on|off", value, re.IGNORECASE):
         hint = "; it is a text: leave out the quotes"
     raise QwenlabError(f"{name}: {_SHORT.repr(value)} must be {expected.get(wanted, 'a list of texts')}{hint}")
@@ -260,6 +243,11 @@ def _refuse_slips(name: str, text: str) -> None:
         )
     if text != text.strip() or any(unicodedata.category(end) == "Cf" for end in text[:1] + text[-1:]):
         raise QwenlabError(f"{name}: {_SHORT.repr(text)} begins or ends with a space or an invisible sign; delete it")
+    if not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text):
+        raise QwenlabError(
+            f"{name}: {_SHORT.repr(text)} holds a control character; in double quotes YAML reads \\n and "
+            "\\t as such: write / or single quotes"
+        )
     if re.search(r"\s＃", text):
         raise QwenlabError(f"{name}: {_SHORT.repr(text)}: a full-width ＃ begins no comment; write #")
 
