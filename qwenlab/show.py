@@ -49,6 +49,7 @@ def grid(
     columns = columns or (len(heads) if heads else min(8, len(images)))
     cell_width, cell_height = max(im.width for im in images), max(im.height for im in images)
     font = ImageFont.load_default(size=max(11, cell_width // 11))
+    labels, heads, rows = (_wide_spaces(texts, font) for texts in (labels, heads, rows))
     line = sum(font.getmetrics()) + 2
     head_height, label_height = (line if heads else 0), (line if labels else 0)
 
@@ -70,6 +71,14 @@ def grid(
         if labels:
             draw.text((x + cell_width / 2, y + cell_height + 1), labels[index], _INK, font, anchor="ma")
     return sheet
+
+
+def _wide_spaces(texts: Sequence[str] | None, font: ImageFont.FreeTypeFont) -> Sequence[str] | None:
+    """Texts whose spaces are seen: Pillow's font has spaces of 2 pixels at small sizes, as between two letters."""
+    if not texts:
+        return texts
+    space = " " * round(max(1, font.size / 3 / font.getlength(" ")))
+    return [text.replace(" ", space) for text in texts]
 
 
 def encode_image(image: Image.Image, suffix: str) -> bytes:

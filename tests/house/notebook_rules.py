@@ -4,6 +4,7 @@
 check on small broken ones that each rule bites.
 """
 
+import ast
 import json
 import re
 
@@ -70,6 +71,8 @@ def _code_cell(cell):
             yield f"{stripped!r} is not a marker that nbval knows, and it says nothing about that"
         if stripped.startswith(("!", "%pip", "%conda", "%%bash", "%%sh")) and SETUP_TAG not in tags:
             yield f"{stripped!r}: a failing shell command passes unseen; only the set-up cell may install"
+    for line in _bare_asserts(text):
+        yield f"line {line}: an assert without a message tells a learner nothing"
     if re.search(r"nbval[_-](skip|test_name)", text + " ".join(tags), re.IGNORECASE):
         yield "cells are never skipped"
     if "execution" in cell["metadata"]:
@@ -86,6 +89,21 @@ def _code_cell(cell):
         if output["output_type"] == "stream" and output["name"] == "stderr" and "# NBVAL_CHECK_OUTPUT" in text:
             yield "stderr would be compared, too: silence it or do not check the output"
         yield from _pictures(output.get("data", {}), output.get("metadata", {}))
+
+
+def _bare_asserts(text):
+    """Lines of the asserts without a message; shell commands and magics are no Python and count as nothing."""
+    python = re.sub(r"^(\s*)[!%].*", r"\1pass", text, flags=re.MULTILINE)
+    try:
+        nodes = list(ast.walk(ast.parse(python)))
+    except SyntaxError:
+        return []
+    empty = (node.lineno for node in nodes if isinstance(node, ast.Assert) and not _says_something(node.msg))
+    return sorted(empty)
+
+
+def _says_something(message):
+    return message is not None and not (isinstance(message, ast.Constant) and not str(message.value or "").strip())
 
 
 def _pictures(data, metadata):

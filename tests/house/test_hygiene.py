@@ -98,6 +98,9 @@ HTML_PICTURE = {"output_type": "display_data", "data": {"text/html": "<img src='
         (2, {"source": "!false"}, "passes unseen"),
         (2, {"source": "x = 1\n%pip install y"}, "passes unseen"),
         (2, {"metadata": {"execution": {"iopub.execute_input": "2026-01-01"}}}, "time stamps"),
+        (2, {"source": "assert x == 1"}, "line 1: an assert without a message"),
+        (2, {"source": "x = 1\n%matplotlib inline\nfor y in z:\n    assert y, ''"}, "line 4: an assert without"),
+        (2, {"source": "x = 1\nassert x, None"}, "an assert without a message"),
         (2, {"outputs": [ERROR]}, "is an error"),
         (2, {"metadata": {"tags": ["raises-exception"]}}, "nothing was raised"),
         (2, {"source": "# NBVAL_RAISES_EXCEPTION\nx"}, "nothing was raised"),
@@ -117,6 +120,12 @@ def test_each_rule_bites(cell, change, message):
     notebook = copy.deepcopy(good_notebook())
     notebook["cells"][cell].update(change)
     assert any(message in problem for problem in problems(notebook)), problems(notebook)
+
+
+def test_an_assert_with_a_message_is_no_problem():
+    notebook = good_notebook()
+    notebook["cells"][2]["source"] = "x = 1\nassert x == 1, f'{x} is not 1: was the cell above changed?'"
+    assert problems(notebook) == []
 
 
 def test_rules_for_the_whole_notebook_bite():

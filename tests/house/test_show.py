@@ -182,3 +182,19 @@ def test_advice_for_a_kernel_that_is_switched_off_is_not_passed_on(caplog):
     )
     logger.warning("something else")
     assert [record.message for record in caplog.records] == ["something else"]
+
+
+@pytest.mark.parametrize("side", [64, 128, 190])
+def test_words_of_a_head_stand_apart(side):
+    def ink(text):
+        sheet = grid([Image.new("RGB", (side, side), "white")], rows=[text], columns=1)
+        left = sheet.width - side - 4
+        return [
+            sheet.getpixel((x, y)) != (255, 255, 255) for x in range(left) for y in range(sheet.height)
+        ], sheet.height
+
+    flat, height = ink("no LoRA")
+    columns = [any(flat[start : start + height]) for start in range(0, len(flat), height)]
+    gaps = "".join(" x"[column] for column in columns).strip().split("x")
+    font = max(11, side // 11)
+    assert max(map(len, gaps)) >= font / 4, "the space between two words is no wider than between two letters"
