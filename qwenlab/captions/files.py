@@ -49,9 +49,10 @@ class FileReport:
     def summary(self) -> str:
         """How many captions, findings and rewrites, and the notes on the set."""
         found = len(self.report.findings)
-        say = f"{self.path}: {len(self.captions)} captions, {found or 'no'} finding{'s' * (found != 1)}"
+        findings = plural(found, "finding") if found else "no findings"
+        say = f"{self.path}: {plural(len(self.captions), 'caption')}, {findings}"
         if self.mended:
-            say += f" left after {self.mended} safe rewrite{'s' * (self.mended != 1)}"
+            say += f" left after {plural(self.mended, 'safe rewrite')}"
         notes = self.report.notes
         if self.numbered:
             notes = (f"{plural(self.numbered, 'caption')} got the number in front, and so must every prompt", *notes)
@@ -117,7 +118,7 @@ def summarise(reading: Reading) -> str:
         return f"Captions: the linter finds nothing in {total}" if total else ""
     counts = Counter(finding.rule for _, finding in found).most_common()
     rules = ", ".join(f"{rule} {count}" for rule, count in counts[:_RULES_SHOWN])
-    rules += f" and {len(counts) - _RULES_SHOWN} rules more" if len(counts) > _RULES_SHOWN else ""
+    rules += f" and {plural(len(counts) - _RULES_SHOWN, 'rule')} more" if len(counts) > _RULES_SHOWN else ""
     captions = len({index for index, _ in found})
     errors = any(finding.level == "error" for finding in reading.findings)
     command = f"qwenlab lint-captions {shlex.quote(str(reading.layout.folder))}"

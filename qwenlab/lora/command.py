@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from qwenlab.data.findings import plural
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes
 from qwenlab.lora.fusion.sources import parse_source
@@ -51,7 +52,7 @@ def draw(
             negative_prompt=NEGATIVE_PROMPT if negative_prompt is None else negative_prompt, max_tokens=max_tokens,
         )  # fmt: skip
         atomic_write_bytes(path, encode_image(image, path.suffix))
-        typer.echo(f"{path}: {image.width}x{image.height}, seed {seed + number}, {steps} steps")
+        typer.echo(f"{path}: {image.width}x{image.height}, seed {seed + number}, {plural(steps, 'step')}")
 
 
 def diagnose(file: Path, fix: Path | None, layout: str | None) -> None:
@@ -83,7 +84,7 @@ def fuse(files: Sequence[str], out: Path, *, rank: int | None, **how: Any) -> No
 
     with _progress("fusing layers") as on_layer:
         result = merge(sources, out, rank=rank, on_layer=on_layer, **how)
-    typer.echo(f"{result.layers} layers of {len(sources)} files in {result.path}")
+    typer.echo(f"{plural(result.layers, 'layer')} of {plural(len(sources), 'file')} in {result.path}")
     if result.kept:
         worst = min(result.kept, key=result.kept.get)
         mean = sum(result.kept.values()) / len(result.kept)
@@ -97,7 +98,7 @@ def resize(file: Path, out: Path, **how: Any) -> None:
     with _progress("layers") as on_layer:
         result = change(file, out, on_layer=on_layer, **how)
     ranks, worst = sorted(result.ranks.values()), min(result.kept, key=result.kept.get)
-    typer.echo(f"{len(ranks)} layers of rank {ranks[0]} to {ranks[-1]} in {result.path}")
+    typer.echo(f"{plural(len(ranks), 'layer')} of rank {ranks[0]} to {ranks[-1]} in {result.path}")
     typer.echo(f"least energy kept: {result.kept[worst]:.1%}, in {worst}")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from qwenlab.captions import lint
 from qwenlab.captions.editor.edits import CaptionEdits, Entry
 from qwenlab.data.check.pictures import reduced
-from qwenlab.data.findings import shown
+from qwenlab.data.findings import plural, shown
 from qwenlab.data.images import open_image
 from qwenlab.errors import QwenlabError
 from qwenlab.show import encode_image
@@ -26,7 +26,7 @@ def caption_table(folder: str | Path, limit: int = 12) -> CaptionTable:
     entries = list(CaptionEdits(folder).entries.values())
     faulty = [entry for entry in entries if not entry.text.strip() or lint(entry.text)]
     order = faulty + [entry for entry in entries if entry not in faulty]
-    head = f"{len(entries)} captions, {len(faulty)} to mend; {min(limit, len(entries))} shown"
+    head = f"{plural(len(entries), 'caption')}, {len(faulty)} to mend; {min(limit, len(entries))} shown"
     return CaptionTable(head, tuple(order[:limit]))
 
 

@@ -10,7 +10,7 @@ from qwenlab.data.check.duplicates import duplicate_findings, group_numbers
 from qwenlab.data.check.outliers import outlier_findings
 from qwenlab.data.check.pictures import Limits, Picture, inspect_picture
 from qwenlab.data.check.texts import caption_findings, coverage, coverage_findings
-from qwenlab.data.findings import LEVELS, RULES, Finding
+from qwenlab.data.findings import LEVELS, RULES, Finding, plural
 from qwenlab.data.reader import Layout, Reading, Record, read_folder
 from qwenlab.data.reader.lines import codec_named
 from qwenlab.data.reader.names import identity, locate
@@ -112,7 +112,7 @@ def _compared(reading: Reading, pictures: dict[str, Picture], limits: Limits) ->
     findings += caption_findings([record for record in reading.records if not record.references])
     known = any(finding.rule in ("no-samples", "no-captions", "no-images") for finding in reading.findings)
     if not captioned & pictures.keys() and not known:
-        detail = f"{len(reading.records)} captions, {len(pictures)} pictures"
+        detail = f"{plural(len(reading.records), 'caption')}, {plural(len(pictures), 'picture')}"
         findings.append(Finding("no-samples", reading.layout.captions.name, detail))
     return findings
 
