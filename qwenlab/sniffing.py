@@ -121,10 +121,15 @@ def kind_of(path: str | Path) -> str:
 
 
 def wide_encoding(head: bytes) -> str:
-    """The codec of a file that begins with a byte order mark, or whose zeros show UTF-16; "" for neither."""
+    """The codec of a file that begins with a byte order mark, or whose zeros show UTF-16 or UTF-32; "" for others."""
     for mark, name in _MARKS.items():
         if head.startswith(mark):
             return name
+    quarters = [any(head[place : len(head) // 4 * 4 : 4]) for place in range(4)]
+    if quarters in ([True, False, False, False], [True, True, False, False]):
+        return "utf-32-le"
+    if quarters in ([False, False, False, True], [False, False, True, True]):
+        return "utf-32-be"
     if len(head) < 4 or head[0] and head[1]:
         return ""
     zeros = [head[place::2].count(0) / len(head[place::2]) for place in (0, 1)]
@@ -238,10 +243,28 @@ _STRANGE: dict[str, Callable[[list[str]], int]] = {
 }
 
 
+def by_chance(text: str, codec: str) -> tuple[str, bool] | None:
+    """What a text that was read as UTF-8 says in an East Asian encoding, and whether that is certainly meant.
+
+    女士 in GB18030 is valid UTF-8, and reads as Ůʿ. None where UTF-8 cannot be chance, or the other reading is no
+    writing.
+    """
+    data = text.encode("utf-8", "replace")
+    if text.isascii() or codec not in _STRANGE or LONG_SEQUENCE.search(data):
+        return None
+    try:
+        other = data.decode(codec)
+    except UnicodeDecodeError:
+        return None
+    if strangeness(other, codec) > CERTAIN:
+        return None
+    return other, strangeness(text, "utf-8") > 0
+
+
 def _strange_letters(text: str, special: list[str]) -> float:
     """For alphabets: other signs, words in two alphabets, capitals inside of words, more accents than letters."""
     if not any(character.isalpha() for character in special):
-        return 1.0
+        return _POSSIBLE if WESTERN_PUNCTUATION.issuperset(special) else 1.0  # 30° or a girl’s hand: never certain
     strange = sum(not character.isalpha() and character not in WESTERN_PUNCTUATION for character in special)
     strange += len(_SPLIT_WORD.findall(text))
     for word in _WORD.findall(text):

@@ -121,7 +121,7 @@ def parse_captions(data: bytes, path: str | Path, *, allow_empty: bool = False) 
         halves = any("\ud800" <= character <= "\udfff" for character in caption.text)
         if halves or not allow_empty:
             _, faults, _ = check_text(caption.text, where)
-            _refuse(faults[:1], path)
+            _refuse([fault for fault in faults if fault.level == "error"][:1], path)
         captions.append(caption)
     return captions
 

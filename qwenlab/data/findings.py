@@ -144,6 +144,14 @@ RULES: dict[str, Rule] = {
         "error", "Two captions of one picture", "Both would be learnt, and they may contradict each other.",
         "Keep the better one.", "the first is kept",
     ),
+    "invisible": Rule(
+        "warning", "Invisible characters", "The tokenizer sees them, you do not; they come from web pages and joined "
+        "files. They are not learnt.", "Delete them.", "taken out",
+    ),
+    "no-description": Rule(
+        "warning", "Text that describes no picture", "It would be learnt as the caption.",
+        "Write what the picture shows.",
+    ),
     "unread-captions": Rule(
         "warning", "Captions that are not read", "They stand in a file that another one outranks.",
         "Move what you need into the file that is read, and delete the other.", _LEFT_OUT,

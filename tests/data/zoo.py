@@ -202,6 +202,18 @@ def caption_read_in_a_wrong_encoding(folder):
     rewrite_last(folder, json.dumps({"file_name": "new.png", "text": garbled}, ensure_ascii=False).encode())
 
 
+@animal("invisible", "line 1")
+def caption_with_a_mark_that_nobody_sees(folder):
+    path = folder / "captions.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"text": "', b'"text": "\\ufeff', 1))
+
+
+@animal("no-description", "line 6", mended=False)
+def caption_of_numbers(folder):
+    put(folder, "new.png", new_picture())
+    rewrite_last(folder, json.dumps({"file_name": "new.png", "text": "0 0.5 0.5 0.1 0.1"}).encode())
+
+
 @animal("lost-characters", "line 6")
 def caption_of_question_marks(folder):
     put(folder, "new.png", new_picture())

@@ -32,6 +32,10 @@ _IMPOSTORS = (
     (b"<?xml", "XML, perhaps SVG: export it as PNG"),
     (b"<svg", "SVG: export it as PNG"),
     (b"%pdf", "PDF: export it as PNG"),
+    (b"8bps", "a Photoshop file: export it as PNG"),
+    (b"\xff\x0a", "JPEG XL: export it as PNG"),
+    (b"\0\0\0\x0cjxl ", "JPEG XL: export it as PNG"),
+    (b"\0\0\0\x0cjp  ", "JPEG 2000: export it as PNG"),
     (b"%!ps", "PostScript: export it as PNG"),
 )
 

@@ -11,16 +11,19 @@ The library itself is not needed for these rules; the folder tests compare with 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwenlab.data.reader.listing import CAPTIONS, Listing, entry, list_files
+from qwenlab.data.reader.names import inside_name
 from qwenlab.data.reader.sidecars import find_sidecars
 from qwenlab.errors import QwenlabError
 from qwenlab.sniffing import kind_of
 
 _TRAIN = frozenset({"train", "training"})
 _HELD_OUT = frozenset({"test", "testing", "eval", "evaluation", "val", "valid", "validation", "dev"})
+_BETWEEN_WORDS = re.compile(r"[-._ 0-9]+")  # as the `datasets` library takes names of folders apart
 _KOHYA = re.compile(r"(?P<repeats>\d{1,3})_(?P<words>.*\S)")  # four digits are a year
 
 
@@ -114,13 +117,30 @@ def _all_below(listing: Listing, images: Path) -> bool:
 
 def _drop_other_splits(listing: Listing) -> tuple[str, ...]:
     """Take out the folders test, validation and the like, where a folder train stands beside them; their names."""
-    tops = {name.split("/")[0] for name in (*listing.pictures, *listing.tables) if "/" in name}
-    if not any(name.lower() in _TRAIN for name in tops):
-        return ()
-    held_out = tuple(sorted(name for name in tops if name.lower() in _HELD_OUT))
-    for name in held_out:
+    siblings: dict[Path, set[Path]] = defaultdict(set)
+    for path in (*listing.pictures.values(), *listing.tables.values()):
+        for folder in path.parents:
+            if folder == listing.top:
+                break
+            siblings[folder.parent].add(folder)
+    held_out = []
+    for folders in siblings.values():
+        if any(_is_split(folder, _TRAIN) for folder in folders):
+            held_out += [folder for folder in folders if _is_split(folder, _HELD_OUT)]
+    names = tuple(sorted(folder.relative_to(listing.top).as_posix() for folder in held_out))
+    for name in names:
         listing.drop(name)
-    return held_out
+    return names
+
+
+def _is_split(folder: Path, words: frozenset[str]) -> bool:
+    return not kohya(folder) and not words.isdisjoint(_BETWEEN_WORDS.split(folder.name.lower()))
+
+
+def of_another_split(path: Path, layout: Layout) -> bool:
+    """Whether a picture lies in a folder that holds another split than train."""
+    name = inside_name(path, layout.folder)
+    return name is not None and any(name.startswith(f"{folder}/") for folder in layout.held_out)
 
 
 def kohya(folder: Path) -> tuple[int, str] | None:

@@ -14,7 +14,16 @@ from typing import BinaryIO, NamedTuple
 
 from qwenlab.data.findings import Finding
 from qwenlab.errors import QwenlabError
-from qwenlab.sniffing import ENCODINGS, damaged_utf8, decode, file_kind, strangeness, wide_encoding
+from qwenlab.sniffing import (
+    ENCODINGS,
+    by_chance,
+    damaged_utf8,
+    decode,
+    file_kind,
+    shortened,
+    strangeness,
+    wide_encoding,
+)
 
 MAX_LINE_BYTES = 64 * 1024  # twenty times the longest caption the text encoder takes
 MAX_CAPTIONS_BYTES = 64 * 1024**2  # a file without line ends must not fill the memory
@@ -47,7 +56,7 @@ _NO_EVIDENCE = Evidence()
 def evidence(paths: Iterable[Path]) -> Evidence:
     """The evidence of many short files, such as caption files beside pictures. Files that cannot be read tell none."""
     good, bad, size = [], [], 0
-    for path in paths:
+    for path in filter(Path.is_file, paths):  # a pipe would never end
         try:
             with open(path, "rb") as file:
                 data = file.read(MAX_LINE_BYTES)
@@ -107,7 +116,7 @@ def read_lines(
                         Line(number, text, wide[:6].upper() if findings and not wide.startswith("utf-8") else "")
                     )
     decoded, found = _decode_others(bad, name, good, encoding, others)
-    return sorted(good + decoded), findings + found
+    return sorted(decoded), findings + found
 
 
 def _too_long(name: str, number: int) -> Finding:
@@ -160,12 +169,13 @@ def _raw_lines(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
 def _decode_others(
     bad: list[tuple[int, bytes, int]], name: str, good: list[Line], encoding: str, others: Evidence
 ) -> tuple[list[Line], list[Finding]]:
-    """Lines that are not UTF-8: all in one encoding where that fits every one of them, else one by one."""
-    if not bad:
-        return [], []
+    """All lines, those that are not UTF-8 in one encoding where that fits every one of them, else one by one."""
+    if not bad and not others.together:
+        return good, []
     context = "\n".join([*(line.text for line in good), others.context])[:_EVIDENCE]
-    together = decode(b"\n".join(line for _, line, _ in bad)[:_EVIDENCE], context).encoding or others.together
-    lines, findings = [], []
+    together = decode(b"\n".join(line for _, line, _ in bad)[:_EVIDENCE], context).encoding if bad else ""
+    together = together or others.together
+    lines, findings = _without_chance(good, name, encoding, together)
     for number, data, start in bad:
         text, label, doubt = _decode_one(data, encoding, together, context)
         where, detail = f"{name}, line {number}", f"not UTF-8 (byte {start + 1} of the line)"
@@ -174,6 +184,26 @@ def _decode_others(
         else:
             findings.append(Finding("not-utf8", where, f"{detail}; reads as {label}"))
             lines.append(Line(number, text, label))
+    return lines, findings
+
+
+def _without_chance(good: list[Line], name: str, encoding: str, together: str) -> tuple[list[Line], list[Finding]]:
+    """Lines that are UTF-8; those that are so by chance as the other lines of the file are, or in doubt."""
+    lines, findings = [], []
+    for line in good:
+        reading = None if line.encoding else by_chance(line.text, encoding or ENCODINGS.get(together, ""))
+        if reading is None:
+            lines.append(line)
+            continue
+        text, certain = reading
+        label = encoding or together
+        detail = f"UTF-8 by chance; reads as {label}"
+        if encoding or certain:
+            lines.append(Line(line.number, text, label))
+        else:
+            both = f"UTF-8 ({shortened(line.text)}) or, like the other text, {label} ({shortened(text)})"
+            detail = f"perhaps {both}{ASK}"
+        findings.append(Finding("not-utf8", f"{name}, line {line.number}", detail))
     return lines, findings
 
 

@@ -32,7 +32,10 @@ def understood(layout: Layout, records: Sequence[_Record], remarks: Sequence[str
         parts.append(f"kohya's repeats are not used, every picture counts once: {repeats}")
     forms = sum(record.path is not None and _another_form(record) for record in records)
     if forms:
-        parts.append(f"{forms} file names are in another Unicode form than the captions write them, and the same")
+        be = "is" if forms == 1 else "are"
+        parts.append(
+            f"{plural(forms, 'file name')} {be} in another Unicode form than the captions write them, and the same"
+        )
     if layout.held_out:
         parts.append(f"left out as another split than train: {', '.join(map(shown, layout.held_out))}")
     if layout.listing.hidden:
@@ -52,8 +55,9 @@ def _main_part(layout: Layout, records: Sequence[_Record]) -> str:
         own = any(source.path.name.lower() == CAPTIONS for source in layout.sources)
         return f"{_names(tables)}{each}" + ("" if own else ", as the datasets library reads an image folder")
     if layout.kind == "sidecars":
-        suffixes = Counter("." + record.where.rpartition(".")[2].lower() for record in records)
-        return f"{plural(len(records), 'caption file')} beside the pictures ({', '.join(sorted(suffixes))})"
+        suffixes = sorted({"." + record.where.rpartition(".")[2].lower() for record in records})
+        files = len({record.where for record in records})
+        return f"{plural(files, 'caption file')} beside the pictures" + (f" ({', '.join(suffixes)})" if files else "")
     if layout.kind == "folders":
         return "no caption files: the words in the names of the folders are the captions, as in kohya's trainer"
     return "no captions"
@@ -75,7 +79,7 @@ def unread_findings(layout: Layout, references: Set[str] = frozenset()) -> list[
     listing = layout.listing
     findings = [
         Finding("other-format", _place(path, layout), OTHER_FORMATS[path.suffix.lower()])
-        for path in listing.others.values()
+        for path in dict.fromkeys((*listing.others.values(), *layout.whole.others.values()))
     ]
     read = {source.path for source in layout.sources}
     if layout.kind == "captions":
@@ -130,6 +134,11 @@ def _what_is_here(layout: Layout) -> str:
         return (
             f"the folder holds weights ({_names(n for n in names.values() if n.endswith('.safetensors'))}), no data set"
         )
+    if any(name.endswith(".arrow") for name in names) or "dataset_dict.json" in names:
+        return "the folder was written by the datasets library's save_to_disk: save its pictures as files"
+    hidden = [name for key, name in names.items() if key.endswith((".jsonl.txt", ".csv.txt", ".jsonl.json"))]
+    if hidden:
+        return f"{_names(hidden)} has two endings: rename it to {Path(hidden[0]).stem}"
     parquet = [path.name for path in layout.folder.rglob("*.parquet")]
     if parquet:
         return f"Parquet files are here ({_names(parquet)}): save their pictures as files, and write metadata.parquet"
@@ -137,9 +146,11 @@ def _what_is_here(layout: Layout) -> str:
         name for name in names.values() if Path(name).suffix.lower() in (".jsonl", ".json", ".csv", ".tsv", ".xlsx")
     ]
     if tables:
-        return f"{_names(tables)} is not read: rename or save it as captions.jsonl or metadata.csv"
+        verb, them = ("is", "it") if len(tables) == 1 else ("are", "them")
+        return f"{_names(tables)} {verb} not read: rename or save {them} as captions.jsonl or metadata.csv"
     if listing.texts:
-        return f"{_names(listing.texts)} has the name of no picture"
+        verb = "has" if len(listing.texts) == 1 else "have"
+        return f"{_names(listing.texts)} {verb} the name of no picture beside it"
     if listing.pictures:
         return f"{plural(len(listing.pictures), 'picture')} without captions"
     if listing.others:

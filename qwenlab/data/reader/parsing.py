@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from qwenlab.data.findings import Finding, shown
 from qwenlab.data.reader.garbled import garbled, lost_characters
 from qwenlab.data.reader.references import own_names
+from qwenlab.data.reader.wording import is_empty, no_caption, without_invisible
 
 #: The key under which a line names one or several pictures that its caption speaks of.
 REFERENCE = "reference"
 #: Other keys under which people write captions.
 _TEXT_KEYS = ("caption", "captions", "prompt", "description", "tags")
-_NAME_KEYS = ("file", "filename", "image", "image_path", "img", "path", "name")
+_NAME_KEYS = ("file_name", "file", "filename", "image", "image_path", "img", "path", "name")
 
 # (what stands there, the cause), tried in this order
 _CAUSES = (
@@ -23,6 +24,10 @@ _CAUSES = (
     (re.compile(r'"\s*：'), "a full-width colon ： after a key: write :"),
     (re.compile(r'["\d\]}]\s*，\s*"'), "a full-width comma ， between keys: write ,"),
     (re.compile(r"[｛｝]"), "full-width braces ｛｝: write { and }"),
+    (
+        re.compile(r"^[\x00-\x08\x0e-\x1f\s]+$"),
+        "only control characters, which an old program or a damaged disk wrote: delete the line",
+    ),
     (re.compile(r"^\s*\{\s*'"), "single quotes, as Python prints them: write double ones"),
     (re.compile(r",\s*[}\]]"), "a comma after the last value: delete it"),
     (re.compile(r"\}\s*,\s*$"), "a comma after the object: one object a line, no comma between lines"),
@@ -44,6 +49,7 @@ _MESSAGES = (
     ("maximum recursion", "nested too deeply"),
     ("Invalid \\", "a backslash inside of a text: write \\\\, or / in a path"),
     ("Unterminated string", 'a quote " is missing at the end, or the line was cut'),
+    ("Extra data", "something stands after the object: delete it"),
     ("Expecting ',' delimiter", 'a quote inside of a text: write \\", or the line was cut'),
     ("Expecting property name", "a key without quotes, or the line was cut"),
 )
@@ -71,7 +77,7 @@ def parse_json(text: str, where: str) -> tuple[Any, Finding | None]:
         return dict(items)
 
     try:
-        value = json.loads(text, object_pairs_hook=pairs)
+        value = json.loads(text.strip(), object_pairs_hook=pairs)  # a form feed or wide space around it is no fault
     except (ValueError, RecursionError) as error:
         return None, Finding("not-json", where, f"not JSON: {_cause(text, error)}")
     if twice:
@@ -98,12 +104,12 @@ def parse_record(value: Any, where: str) -> tuple[Parsed | None, list[Finding]]:
     value = own_names(value)
     name = value.get("file_name")
     if not isinstance(name, str) or not name.strip():
-        others = [key for key in value if str(key).lower() in _NAME_KEYS or str(key).endswith("_file_name")]
+        others = [key for key in value if _plain_key(key) in _NAME_KEYS or str(key).endswith("_file_name")]
         hint = f': rename "{shown(str(others[0]), 30)}" to it' if others and name is None else " with a text"
         return None, [Finding("bad-record", where, f'needs "file_name"{hint}')]
     findings, changes, text = [], [], value.get("text")
     if "text" not in value:
-        others = [key for key in value if str(key).lower() in (*_TEXT_KEYS, "text") and isinstance(value[key], str)]
+        others = [key for key in value if _plain_key(key) in (*_TEXT_KEYS, "text") and isinstance(value[key], str)]
         if len(others) == 1:
             text, key = value[others[0]], shown(others[0], 30)
             findings.append(
@@ -145,6 +151,11 @@ def parse_references(value: Any) -> tuple[str, ...] | None:
     return tuple(names)
 
 
+def _plain_key(key: Any) -> str:
+    """A key without what people change: case, spaces and invisible signs around it, and the mark between words."""
+    return str(key).strip("\ufeff\u200b ").lower().replace(" ", "_").replace("-", "_")
+
+
 def check_text(text: str, where: str) -> tuple[str | None, list[Finding], tuple[str, ...]]:
     """A caption as it was meant, None when it cannot be used; what is wrong with it; what was changed."""
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -154,6 +165,18 @@ def check_text(text: str, where: str) -> tuple[str | None, list[Finding], tuple[
             return None, [Finding("garbled", where, f"'{shown(text, 24)}' is {wrong.how}")], ()
         detail = f"'{shown(text, 24)}' is {wrong.how}: '{shown(wrong.text, 24)}'"
         return wrong.text, [Finding("garbled", where, detail)], (f"garbled text undone ({wrong.how})",)
+    if "\x1b" in text:
+        detail = f"'{shown(text, 24)}' has escape signs, as text in ISO-2022-JP"
+        return None, [Finding("lost-characters", where, detail)], ()
     if lost := lost_characters(text):
         return None, [Finding("lost-characters", where, f"'{shown(text, 24)}' has '{lost}' where characters were")], ()
-    return text, [], ()
+    plain, signs = without_invisible(text)
+    if is_empty(plain):
+        return None, [Finding("empty-caption", where, f"'{shown(text, 24)}' holds no letter")], ()
+    findings, changes = [], []
+    if signs:
+        findings.append(Finding("invisible", where, f"{', '.join(signs[:4])} in '{shown(text, 24)}'"))
+        changes.append(f"invisible characters taken out ({', '.join(signs[:4])})")
+    if what := no_caption(plain):
+        findings.append(Finding("no-description", where, f"'{shown(plain, 24)}' is {what}"))
+    return plain, findings, tuple(changes)

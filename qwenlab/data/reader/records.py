@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwenlab.data.findings import Finding, plural, shown
-from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya
+from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya, of_another_split
 from qwenlab.data.reader.lines import evidence, read_lines
 from qwenlab.data.reader.listing import METADATA
 from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name, locate
@@ -141,7 +141,10 @@ def _read(layout: Layout, encoding: str) -> tuple[list[Record], list[Finding], l
                     )
                     verb = "counts" if count == 1 else "count"
                     remarks.append(f"{plural(count, 'name')} in {shown(name)} {verb} from {place}")
-    return records, findings, remarks
+    kept = [record for record in records if record.path is None or not of_another_split(record.path, layout)]
+    if len(kept) < len(records):
+        remarks.append(f"{plural(len(records) - len(kept), 'caption')} of other splits left out")
+    return kept, findings, remarks
 
 
 def _parsed(

@@ -47,6 +47,8 @@ def read_sidecar(
 
     name: of the file, in findings. picture: the name of its picture.
     """
+    if not path.is_file():
+        return None, [Finding("no-captions", name, "no such file, but something else of that name")]
     lines, findings = read_lines(path, name, encoding, others)
     findings = [Finding(found.rule, found.where.split(", line ")[0], found.detail) for found in findings]
     if any(found.rule != "not-utf8" for found in findings) or (findings and not lines):

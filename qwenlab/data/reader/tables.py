@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from qwenlab.data.reader.references import names_pictures
 from qwenlab.sniffing import decode, file_kind
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", "，": "full-width commas"}
+_SEP_LINE = re.compile(r"sep=.\r?\n?", re.IGNORECASE)  # Excel's own first line
 _SHOWN = 6  # column names in a message
 
 
@@ -40,20 +42,25 @@ def read_csv(path: Path, name: str, encoding: str) -> Table:
     text, findings, changes = _text(data, name, encoding)
     if text is None:
         return [], findings, []
-    header = text.lstrip("\ufeff").split("\n", 1)[0].strip("\r")
+    text = text.lstrip("\ufeff")
+    first = 1  # line of the header
+    if _SEP_LINE.match(text):
+        text, first = _SEP_LINE.sub("", text), 2
+    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
     separator = next((mark for mark in _SEPARATORS if names_pictures(_cells(header, mark))), ",")
     if separator == "，":
         return [], [*findings, Finding("bad-table", name, "full-width commas ， between the columns: write ,")], []
-    reader = csv.reader(io.StringIO(text.lstrip("\ufeff"), newline=""), delimiter=separator)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     try:
         names = [cell.strip() for cell in next(reader, [])]
         if not names_pictures(names):
             return [], [*findings, _no_column(name, names)], []
         if twice := [column for column in ("file_name", "text") if names.count(column) > 1]:
             return [], [*findings, Finding("bad-table", name, f'the column "{twice[0]}" stands twice')], []
-        rows, found = _rows(reader, names, name, changes)
+        rows, found = _rows(reader, names, name, first - 1, changes)
     except csv.Error as error:
-        return [], [*findings, Finding("bad-table", f"{name}, line {reader.line_num}", f"no CSV: {error}")], []
+        where = f"{name}, line {reader.line_num + first - 1}"
+        return [], [*findings, Finding("bad-table", where, f"no CSV: {_cause(error, separator)}")], []
     remarks = [] if separator == "," else [f"columns of {shown(name)} are separated by {_SEPARATORS[separator]}"]
     return rows, findings + found, remarks
 
@@ -83,10 +90,20 @@ def _no_column(name: str, names: list[str]) -> Finding:
     return Finding("bad-table", name, f'no column "file_name" in the first line ({shown(columns)})')
 
 
-def _rows(reader: Any, names: list[str], name: str, changes: tuple[str, ...]) -> tuple[list[Row], list[Finding]]:
+def _cause(error: csv.Error, separator: str) -> str:
+    message = str(error)
+    if "expected after" in message:
+        return f"after the quote that ends a value stands no {separator!r}: write a quote inside of a caption twice"
+    return "a quote at the start of a value is not closed" if "unexpected end" in message else message
+
+
+def _rows(
+    reader: Any, names: list[str], name: str, before: int, changes: tuple[str, ...]
+) -> tuple[list[Row], list[Finding]]:
     rows, findings = [], []
     for cells in reader:
-        where = f"{name}, line {reader.line_num}"
+        number = reader.line_num + before
+        where = f"{name}, line {number}"
         if not any(cell.strip() for cell in cells):
             continue
         if len(rows) + len(findings) >= MAX_LINES:
@@ -96,7 +113,7 @@ def _rows(reader: Any, names: list[str], name: str, changes: tuple[str, ...]) ->
             detail = f"{len(cells)} values for {len(names)} columns: put a caption with commas into double quotes"
             findings.append(Finding("bad-table", where, detail))
         else:
-            rows.append(Row(reader.line_num, where, dict(zip(names, cells, strict=False)), changes))
+            rows.append(Row(number, where, dict(zip(names, cells, strict=False)), changes))
     return rows, findings
 
 
