@@ -1,6 +1,6 @@
 """Draw beyond the edges of a picture: the result is larger, and the old pixels are in it unchanged.
 
-Strips are drawn one after the other, each in a window of the model's own area that shows the picture next to it.
+Narrow strips are drawn one after the other, each in a window of the model's own area that shows the picture next to it.
 What is not drawn yet shows the picture mirrored, for the VAE's sake: a black or grey border would leak into the latents
 of the pixels beside it, which are kept.
 """
@@ -25,7 +25,9 @@ from qwenlab.model.limits import MAX_SEED, SIDE_STEP
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
-FRESH = 3 / 8  # of a window, at most, is drawn; the rest shows what is there
+# Of a window so much is drawn; the rest shows what is there. Near the edge of a picture models draw background; a strip
+# of three eighths reaches to where the arms of a figure in the middle belong, and gets an arm of its own.
+FRESH = 1 / 8
 HEAL, SMOOTH = 16, 2.0  # pixels of the new strip that lead over from the old colours, and of smoothing along the edge
 
 
@@ -47,8 +49,7 @@ def extend(
     """Extend a picture by so many pixels on each side.
 
     Args:
-        prompt: what the windows show. A window that holds little of the picture's figure is not told that there is one
-            already: for more than one window, say what lies on the strip (place and style) and leave the figure out.
+        prompt: what the whole picture shows, place and style above all; each window is drawn with it.
         seed: of the first window; the others' follow from it.
 
     Returns: an RGB picture of (W + left + right, H + top + bottom); the old one lies in it bit for bit.
