@@ -29,7 +29,7 @@ import os
 import sys
 
 if "google.colab" in sys.modules:
-    if not os.path.isdir("/content/qwenlab"):
+    if not os.path.isdir("/content/qwenlab/qwenlab/course"):
         {get}
     sys.path.insert(0, "/content/qwenlab")
 from qwenlab.course.colab import REPOSITORY, begin

@@ -131,6 +131,20 @@ def test_without_address_and_repository_the_cell_says_what_to_do(colab):
     assert os.listdir(colab.content) and not (colab.content / "qwenlab").exists()
 
 
+@pytest.mark.parametrize("inside", ["", "qwenlab-main"])
+def test_a_folder_without_the_package_is_no_clone(colab, inside):
+    (colab.content / "qwenlab" / inside).mkdir(parents=True)
+    found, said = colab.run(set_up_cell(""))
+    assert found["good"] == [False] and "unzip the repository to" in said and "ModuleNotFoundError" not in said
+
+
+def test_an_empty_folder_is_cloned_into(colab):
+    colab.commit()
+    (colab.content / "qwenlab").mkdir()
+    found, _ = colab.run(set_up_cell(ADDRESS))
+    assert found["good"] == [True]
+
+
 def test_too_old_a_torch_is_named_and_left_alone(colab):
     colab.change_project(r'"torch>=[\d.]+"', '"torch>=98"')
     colab.wheel("torch", "99.0")
