@@ -20,7 +20,9 @@ from torch import nn
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, atomic_write_json
 from qwenlab.lora.files import read_lora
+from qwenlab.lora.files.stock import quiet
 from qwenlab.lora.files.text_encoder import text_encoder_folder
+from qwenlab.lora.files.verdict import short
 from qwenlab.lora.layers import lora_layers, lora_state, unwrap_lora
 from qwenlab.model.modulation import replaced_layers
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
 ADAPTER = "default"
+# A factor, what DoRA adds, or a bias, as diffusers writes them.
+_OWN_KEY = re.compile(r"transformer\..+\.(lora_[AB]\.weight|lora_B\.bias|lora_magnitude_vector(\.weight)?)")
 
 
 def remove_lora(pipeline: QwenImagePipeline) -> None:
@@ -169,10 +173,29 @@ def load_lora(pipeline: QwenImagePipeline, path: str | Path, adapter_name: str =
         warnings.warn(f"{path}: trained on other weights of this architecture; expect other pictures", stacklevel=2)
     with warnings.catch_warnings():  # several adapters at once are meant
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
+        _load_transformer_lora(pipeline, path, adapter_name)
         if text_encoder_folder(path).is_dir():
             _load_text_encoder_lora(pipeline, text_encoder_folder(path), adapter_name)
     return metadata
+
+
+def _load_transformer_lora(pipeline: QwenImagePipeline, path: Path, adapter_name: str) -> None:
+    """The first half of `load_lora`: a file whose configuration contradicts its tensors (another rank, DoRA without
+    magnitudes) is refused by the stock loader, or leaves weights without values; both are undone."""
+    reason = ""
+    try:
+        with quiet():
+            pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=adapter_name)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        reason = short(" ".join(str(error).split()) or type(error).__name__)
+    weights = pipeline.transformer.named_parameters()
+    if empty := _first(name for name, weight in weights if ".lora_" in name and weight.is_meta):
+        reason = f"{empty} stays without values"
+    if reason:
+        others = getattr(pipeline.transformer, "peft_config", {}).keys() - {adapter_name}
+        pipeline.delete_adapters(adapter_name) if others else pipeline.unload_lora_weights()
+        mend = f"see qwenlab doctor {path}, which rewrites it with --fix NEW.safetensors"
+        raise QwenlabError(f"{path}: diffusers does not load it ({reason}); {mend}")
 
 
 def _load_text_encoder_lora(pipeline: QwenImagePipeline, folder: Path, adapter_name: str) -> None:
@@ -228,12 +251,21 @@ def _read_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
 def _check_layout(shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     if not any(".lora_A." in key for key in shapes):
         raise QwenlabError(f"{path}: holds no LoRA (no 'lora_A' tensor); see qwenlab doctor {path}")
-    foreign = _first(key for key in shapes if not re.fullmatch(r"transformer\..+\.lora_[AB]\.weight", key))
+    foreign = _first(key for key in shapes if not _OWN_KEY.fullmatch(key))
     if foreign:
         raise QwenlabError(
             f"{path}: tensor {foreign!r} is not in the 'transformer.*' layout of diffusers; see qwenlab doctor {path}, "
             "which rewrites it with --fix NEW.safetensors"
         )
+
+    layers = {key.partition(".lora_A")[0] for key in shapes if ".lora_A." in key}
+    for what in (".lora_B.bias", ".lora_magnitude_vector"):
+        have = {key.partition(what)[0] for key in shapes if what in key}
+        if have and have != layers:
+            raise QwenlabError(
+                f"{path}: {len(have)} of {len(layers)} layers have {what}, and diffusers wants all or none; see "
+                f"qwenlab doctor {path}"
+            )
 
 
 def _check_fits(shapes: Mapping[str, tuple[int, ...]], transformer: nn.Module, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files of more trainers: magnitudes beside LoKr and LoHa, IA3, wrappers inside names, notes that refine each other."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from qwenlab.errors import QwenlabError
 from qwenlab.lora.files import diagnose, fix, read_lora
+from qwenlab.lora.io import load_lora, remove_lora
 from tests.lora.lora_factors import relative, updates
 from tests.lora.lora_layouts import AB, DOWN, accounted, written
 from tests.lora.test_lora_identity import lora_file
@@ -212,3 +214,67 @@ def test_pefts_configuration_beside_another_name_is_a_doubt(name, entries, doubt
     if isinstance(entries, dict):
         lora = read_lora(tmp_path / "adapter_model.safetensors")
         assert not lora.doubts and (lora.layers[QUERY].scaling != 1) == doubted
+
+
+# What --fix writes for diffusers, and files whose configuration lies, in `load_lora`
+
+
+def companions(kind, layers):
+    """Tensors besides the factors of `layers`: name -> outputs, under the names that diffusers reads."""
+    if kind == "DoRA":
+        return {f"transformer.{name}.lora_magnitude_vector": torch.rand(size) + 0.5 for name, size in layers.items()}
+    return {f"transformer.{name}.lora_B.bias": torch.randn(size) for name, size in layers.items()}
+
+
+@pytest.mark.parametrize("kind", ["DoRA", "biases"])
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_load_lora_takes_what_the_doctor_calls_right(kind, rewritten, pipeline, tmp_path):
+    model = pipeline.transformer
+    written(path := tmp_path / "a.safetensors", model)
+    layers = {name: layer.shape[0] for name, layer in read_lora(path).layers.items()}
+    state = load_file(path) | companions(kind, layers)
+    save_file(state, path)
+    assert diagnose(path, execute=True).diffusers.works
+    path = fix(path, tmp_path / "fixed.safetensors").lora if rewritten else path
+    before = {name: model.get_submodule(name).weight.detach().clone() for name in layers}
+    load_lora(pipeline, path)
+    for name in layers:
+        layer = model.get_submodule(name)
+        a, b = (state[f"transformer.{name}.lora_{side}.weight"] for side in "AB")
+        moved, x = before[name] + b @ a, torch.randn(3, a.shape[1])
+        if kind == "DoRA":
+            moved *= (state[f"transformer.{name}.lora_magnitude_vector"] / moved.norm(dim=1))[:, None]
+        more = 0 if kind == "DoRA" else state[f"transformer.{name}.lora_B.bias"]
+        with torch.no_grad():
+            assert torch.allclose(layer(x), x @ moved.T + layer.base_layer.bias + more, atol=1e-3)
+    remove_lora(pipeline)
+
+
+@pytest.mark.parametrize("kind", ["DoRA", "biases"])
+def test_load_lora_refuses_what_only_some_layers_have(kind, pipeline, tmp_path):
+    written(path := tmp_path / "a.safetensors", pipeline.transformer)
+    save_file(load_file(path) | companions(kind, {QUERY: read_lora(path).layers[QUERY].shape[0]}), path)
+    with pytest.raises(QwenlabError, match="1 of 28 layers have .* diffusers wants all or none"):
+        load_lora(pipeline, path)
+
+
+@pytest.mark.parametrize("entries, doubt", [
+    ({"r": 16, "lora_alpha": 16}, "says rank 16, the factors have 4"), ({"use_dora": True}, "holds no magnitudes"),
+    ({"no_such_option": 3}, ""), ({"r": "four"}, ""),
+])  # fmt: skip
+def test_a_configuration_that_lies_is_one_line_and_undone(entries, doubt, pipeline, tmp_path):
+    written(path := tmp_path / "a.safetensors", pipeline.transformer)
+    state = load_file(path)
+    entries = {"r": 4, "lora_alpha": 4, "target_modules": ["to_q"]} | entries
+    notes = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in entries.items()})}
+    save_file(state, path, metadata=notes)
+    assert any(doubt in said for said in read_lora(path).doubts) == bool(doubt)
+    before = {name: weight.clone() for name, weight in pipeline.transformer.named_parameters()}
+    with warnings.catch_warnings(), pytest.raises(QwenlabError, match="diffusers does not load it .*--fix") as caught:
+        warnings.simplefilter("ignore")
+        load_lora(pipeline, path)
+    assert "\n" not in str(caught.value)
+    after = dict(pipeline.transformer.named_parameters())
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    load_lora(pipeline, fix(path, tmp_path / "fixed.safetensors").lora)  # the configuration is gone
+    remove_lora(pipeline)

@@ -135,6 +135,17 @@ def doubts_about(
         doubts.append(f"the adapter's configuration names targets that no Qwen-Image has: {_list(strange)}")
     if configuration.get("use_dora") is True and not any(layer.magnitude for layer in layers.values()):
         doubts.append("the adapter's configuration says DoRA, but the file holds no magnitudes")
+    ranks = {layer.rank for layer in layers.values()}
+    if (
+        ranks
+        and isinstance(r := configuration.get("r"), int)
+        and not configuration.get("rank_pattern")
+        and ranks != {r}
+    ):
+        doubts.append(
+            f"the adapter's configuration says rank {r}, the factors have {_list(sorted(ranks))}: peft refuses them, "
+            "and the strength that was meant is not certain"
+        )
     if layers and (text := _scale_doubt(metadata, layers)):
         doubts.append(text)
     return doubts
