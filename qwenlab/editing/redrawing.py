@@ -70,4 +70,4 @@ def redraw(
         mask_image=Image.fromarray(grow_to_tokens(window.view_levels(touched) > 0)), masked_image_latents=latents[None],
     )  # fmt: skip
     new = window.put(old, from_latents(pipeline, drawn))
-    return Image.fromarray(blend(old, new, feather(white if exact else touched)))
+    return Image.fromarray(blend(old, new, feather(white, 1) if exact else feather(touched)))
