@@ -119,7 +119,7 @@ def split_dataset(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
     Near duplicates stay on one side, and so do samples that share a picture or a reference; the same pictures are held
     out in every run, whatever its seed. Raises QwenlabError when the pictures do not differ enough to be split.
     """
-    from qwenlab.data.check.duplicates import group_numbers, near_duplicate_groups
+    from qwenlab.data.check import group_numbers, near_duplicate_groups
 
     files: dict[Path, int] = {}
     for sample in dataset.samples:

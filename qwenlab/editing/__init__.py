@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "extending": ["extend"],
         "flow_editing": ["flow_edit"],
-        "instruct": ["instruct"],
+        "instructing": ["instruct"],
         "masks": ["grow_to_tokens", "read_mask"],
         "pointing": ["joints_mask", "word_mask"],
         "redrawing": ["redraw"],

@@ -115,7 +115,7 @@ def edit(
     others = reference or []
     pictures = [_open(picture, out, *others), *(open_image(path) for path in others)]
     check_references(pictures)
-    from qwenlab.editing.instruct import instruct
+    from qwenlab.editing.instructing import instruct
 
     pipeline = open_with_loras(base, precision, sources)
     if not sources and not is_edit(pipeline):

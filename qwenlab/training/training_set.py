@@ -167,11 +167,9 @@ def reference_views(sample: Sample, picture: View, config: TrainConfig) -> tuple
     views = []
     for path in sample.references:
         size = image_size(path)
-        if size == own:
-            views.append(replace(picture, path=path))
-        else:
-            fitted = reference_size(size, config.resolution**2)
-            views.append(View(path, fitted, mirrored=picture.mirrored, stretched=True))
+        fitted = reference_size(size, config.resolution**2)
+        as_it_is = View(path, fitted, mirrored=picture.mirrored, stretched=True)
+        views.append(replace(picture, path=path) if size == own else as_it_is)
     return tuple(views)
 
 

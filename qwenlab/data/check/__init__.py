@@ -9,7 +9,7 @@ duplicates.py, outliers.py and texts.py compare, folder.py puts it together; rep
 it.
 """
 
-from qwenlab.data.check.duplicates import near_duplicate_groups
+from qwenlab.data.check.duplicates import group_numbers, near_duplicate_groups
 from qwenlab.data.check.folder import Report, check_dataset
 from qwenlab.data.check.pictures import Limits
 from qwenlab.data.check.repair import Repaired, repair_dataset
@@ -18,5 +18,5 @@ from qwenlab.data.findings import RULES, Finding, Rule
 
 __all__ = [
     "RULES", "Finding", "Limits", "Repaired", "Report", "Rule",
-    "check_dataset", "near_duplicate_groups", "repair_dataset", "to_html", "to_text",
+    "check_dataset", "group_numbers", "near_duplicate_groups", "repair_dataset", "to_html", "to_text",
 ]  # fmt: skip

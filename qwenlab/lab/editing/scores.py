@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from PIL import Image
 
-from qwenlab.editing.instruct import instruct
+from qwenlab.editing.instructing import instruct
 from qwenlab.lab import world
 from qwenlab.lab.editing.pairs import ATTRIBUTES, Edit, held_out_edits
 from qwenlab.lab.judge import Judge, load_judge
