@@ -682,3 +682,50 @@ def image_folder_that_reaches_out(folder):
     secret(folder)
     add(folder, "../secret.png")
     as_image_folder(folder)
+
+
+# Pictures that captions speak of
+
+
+def with_reference(folder: Path, reference: str, size: tuple[int, int] = (SIZE, SIZE)) -> None:
+    """One more picture, with a reference, and references/before.png of a size."""
+    put(folder, "after.png", Image.fromarray(render(sample_scenes(1, seed=6)[0], SIZE).image))
+    line = {"file_name": "after.png", "text": "1女孩, 红色短发", "reference": reference}
+    rewrite_last(folder, json.dumps(line, ensure_ascii=False).encode())
+    (folder / "references").mkdir()
+    picture(folder).resize(size).save(folder / "references" / "before.png")
+
+
+@animal("no-reference", "captions.jsonl, line 6")
+def reference_that_is_missing(folder):
+    with_reference(folder, "references/gone.png")
+
+
+@animal("bad-reference", "captions.jsonl, line 6")
+def reference_of_itself(folder):
+    with_reference(folder, "after.png")
+
+
+@animal("bad-reference", "captions.jsonl, line 6")
+def reference_of_less_than_a_token(folder):
+    with_reference(folder, "references/before.png", (12, 40))
+
+
+@animal("outside", "captions.jsonl, line 6")
+def reference_that_reaches_out(folder):
+    secret(folder)
+    with_reference(folder, "../secret.png")
+
+
+@animal("reference-size", "captions.jsonl, line 6", mended=False)
+def reference_of_another_size(folder):
+    with_reference(folder, "references/before.png", (SIZE, 2 * SIZE))
+
+
+@animal("lone-reference", "control/nobody.png")
+def control_picture_of_nobody(folder):
+    as_sidecars(folder)
+    (folder / "control").mkdir()
+    for number in range(1, COUNT + 1):
+        picture(folder, number).rotate(180).save(folder / "control" / f"img_{number}.png")
+    picture(folder).rotate(90).save(folder / "control" / "nobody.png")

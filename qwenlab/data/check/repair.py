@@ -22,7 +22,7 @@ from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_bytes, atomic_write_text
 from qwenlab.show import encode_image
 
-_NOT_COPIED = ("unread-captions", "lone-caption", "other-format", "elsewhere")
+_NOT_COPIED = ("unread-captions", "lone-caption", "lone-reference", "other-format", "elsewhere")
 
 
 @dataclass(frozen=True)
