@@ -77,6 +77,20 @@ assert mean.shape == std.shape == (16, 4, 4) and (std > 0).all()
 padded, mask = pad_texts([encode_text(pipeline, text) for text in ("1女孩", "1女孩, 挥手")])
 assert mask.sum(1)[0] < mask.sum(1)[1] == padded.shape[1] and not padded[~mask].any()
 """,
+    "model/references.py": """
+from PIL import Image
+from encoding import encode_image, encode_text, image_tensor
+from generation import generate
+from references import beside_references, encode_instruction, generate_beside, pack_references
+pipeline, red = tiny_pipeline(), Image.new("RGB", (32, 32), "red")
+latents, _ = encode_image(pipeline, image_tensor(red))
+tokens, shapes = pack_references([[latents, latents]] * 3)
+assert tokens.shape == (3, 8, 64) and shapes == [(1, 2, 2)] * 2
+beside = generate_beside(pipeline, [red], "1女孩", 5, steps=2)
+with beside_references(pipeline.transformer, [latents]):
+    assert generate(pipeline, "1女孩", 5, steps=2)[0].tobytes() == beside.tobytes()
+assert callable(encode_instruction)
+""",
     "model/generation.py": """
 from generation import generate, native_size
 pipeline = tiny_pipeline()

@@ -1,6 +1,12 @@
 """`data`, `captions` and the rooms above `lora`."""
 
 UPPER = {
+    "editing/instructing.py": """
+from PIL import Image
+from instructing import instruct
+drawn = instruct(tiny_pipeline(), [Image.new("RGB", (32, 16), "red")], "1女孩", seed=5, steps=2)
+assert drawn.size == (32, 16)
+""",
     "data/images.py": """
 from PIL import Image
 from images import fit_image, image_size, open_image
