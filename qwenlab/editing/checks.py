@@ -18,6 +18,11 @@ def check_strength(strength: float, name: str = "strength") -> None:
         )
 
 
+def first_step(strength: float, steps: int) -> int:
+    """The number of steps, of `steps`, that a strength leaves out: rounded as the stock pipelines do."""
+    return int(max(steps - min(steps * strength, steps), 0))
+
+
 def check_something_stays(white: np.ndarray, strength: float, name: str = "mask") -> None:
     """Raise QwenlabError when nothing of the picture would matter: all white (H, W), and drawn from noise alone."""
     if strength == 1 and white.all():

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qwenlab.editing.checks import check_strength
+from qwenlab.editing.checks import check_strength, first_step
 from qwenlab.editing.latents import check_edit, whole_picture
 from qwenlab.errors import check_range
 from qwenlab.model.flow import derived_generator, inference_sigmas, interpolate, model_timestep
 from qwenlab.model.generation import NEGATIVE_PROMPT
-from qwenlab.model.limits import MAX_TOKENS
+from qwenlab.model.limits import MAX_GUIDANCE, MAX_TOKENS
 from qwenlab.model.mmdit import pack, unpack
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def flow_edit(
     for text in (source, prompt):
         check_edit(pipeline, text, seed=seed, steps=steps, guidance=guidance)
     check_strength(strength)
-    check_range("source_guidance", source_guidance, 0, guidance)
+    check_range("source_guidance", source_guidance, 0, MAX_GUIDANCE)
     check_range("averages", averages, 1, 64)
     latents, finish = whole_picture(pipeline, picture, form)
     old_text, new_text, negative = (
@@ -66,7 +66,7 @@ def flow_edit(
     grid = latents.shape[1] // 2, latents.shape[2] // 2
     sigmas = inference_sigmas(steps, x_source.shape[1], pipeline.scheduler.config)
     edited = x_source
-    for step in range(int(max(steps - min(steps * strength, steps), 0)), steps):
+    for step in range(first_step(strength, steps), steps):
         noise = torch.randn(averages, *x_source.shape[1:], generator=derived_generator(seed, "flow edit", step))
         sigma = sigmas[step].expand(averages)
         noised = interpolate(x_source.expand(averages, -1, -1), noise, sigma)
@@ -91,11 +91,10 @@ def velocity(
 
     A guided prediction gets the length of the conditional one, token by token, as in the stock pipeline.
     """
-    transformer = pipeline.transformer
-    x = x_t.to(pipeline._execution_device, transformer.dtype)
+    x = x_t.to(text[0])
 
     def predict(embeddings: Tensor, mask: Tensor | None) -> Tensor:
-        return transformer(
+        return pipeline.transformer(
             hidden_states=x,
             timestep=model_timestep(sigma.to(x.device), x.dtype),
             encoder_hidden_states=embeddings.expand(len(x), -1, -1),

@@ -93,9 +93,9 @@ def to_picture(pixels: Tensor) -> Image.Image:
 
 
 def noise_of(pipeline: QwenImagePipeline, latents: Tensor, seed: int) -> Tensor:
-    """The noise (C, h, w) of a seed, in the transformer's dtype on the CPU: that of `generate` and of all editing."""
+    """The noise (C, h, w) of a seed on the CPU, that of `generate` and of all editing: in the dtype of embeddings."""
     shape = (1, 1, *latents.shape)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=pipeline.transformer.dtype)[0, 0]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=pipeline.text_encoder.dtype)[0, 0]
 
 
 def check_edit(pipeline: QwenImagePipeline, prompt: str, *, seed: int, steps: int, guidance: float) -> None:

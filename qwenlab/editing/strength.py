@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
-from qwenlab.editing.checks import check_strength
+from qwenlab.editing.checks import check_strength, first_step
 from qwenlab.editing.latents import call_from_latents, check_edit, whole_picture
 from qwenlab.model.flow import inference_sigmas
 from qwenlab.model.generation import NEGATIVE_PROMPT, native_size
@@ -34,8 +34,7 @@ def sigma_of_strength(
     size = native_size(pipeline) if size is None else size
     width, height = (size, size) if isinstance(size, int) else size
     tokens = (width // SIDE_STEP) * (height // SIDE_STEP)
-    first = int(max(steps - min(steps * strength, steps), 0))  # the stock pipelines' own rounding
-    return float(inference_sigmas(steps, tokens, pipeline.scheduler.config)[first])
+    return float(inference_sigmas(steps, tokens, pipeline.scheduler.config)[first_step(strength, steps)])
 
 
 def img2img(
