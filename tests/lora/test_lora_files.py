@@ -467,9 +467,9 @@ def relatives(transformer, prefix):
         ("LoKr", "lycoris_", "error", "works"),
         ("LoHa", "transformer.", "error", "works"),
         ("LoHa", "lora_unet_", "error", "works"),
-        ("DoRA", "transformer.", "drops DoRA", "works"),
-        ("DoRA", "diffusion_model.", "drops DoRA", "works"),
-        ("DoRA", "", "loads nothing", "works"),
+        ("DoRA", "transformer.", "drops DoRA", "wrong scale"),
+        ("DoRA", "diffusion_model.", "drops DoRA", "wrong scale"),
+        ("DoRA", "", "loads nothing", "wrong scale"),
         ("DoRA of peft", "transformer.", "works", "drops DoRA"),
         ("DoRA of peft", "diffusion_model.", "error", "drops DoRA"),
     ],
@@ -494,7 +494,8 @@ def test_relatives_of_lora_are_named_and_left_alone(kind, prefix, diffusers, com
     (out,) = fix(path, tmp_path / "out.safetensors")  # one magnitude for each output: peft's and ComfyUI's are the same
     assert diagnose(out).diffusers.outcome == "works" and len(stock(out)) == 2
     (back,) = fix(out, tmp_path / "back.safetensors", "comfyui")
-    assert ask_comfyui(read_lora(back)).works
+    verdict = ask_comfyui(read_lora(back))
+    assert verdict.outcome == "wrong scale" and "not computed as trained" in verdict.detail
     states = [{key.rsplit(".attn.", 1)[-1]: value for key, value in load_file(file).items()} for file in (path, back)]
     ends = ("dora_scale", "magnitude_vector")
     before, after = (next(v for k, v in state.items() if k.endswith(ends)).flatten() for state in states)
