@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from safetensors.torch import save_file
 
 from qwenlab.errors import QwenlabError
-from qwenlab.lab import world
-from qwenlab.lab.editing.heads import STRIDE, HeadNet, count_heads, find_heads, load_head_net
-from qwenlab.lab.editing.train_heads import EDGE, NEAR, SIZE, draw, examples, heat_loss, held_out, right, train
+from qwenlab.lab.editing.heads import STRIDE, HeadNet, load_head_net
+from qwenlab.lab.editing.train_heads import NEAR, SIZE, draw, examples, heat_loss, train
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -44,7 +43,8 @@ def test_a_few_steps_learn_something():
     assert after < 0.8 * before
 
 
-def test_a_file_that_is_no_counter_is_one_line(tmp_path):
-    (tmp_path / "a.safetensors").write_bytes(b"no")
+@pytest.mark.parametrize("name", ["none.safetensors", "other.safetensors"])
+def test_a_file_that_is_no_counter_is_one_line(tmp_path, name):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(QwenlabError, match="train_heads"):
-        load_head_net(tmp_path / "a.safetensors")
+        load_head_net(tmp_path / name)
