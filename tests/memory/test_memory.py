@@ -79,7 +79,8 @@ def test_the_simulation_is_the_step_that_is_really_run(size, weights, checkpoint
 
 @pytest.mark.parametrize("weights", ["int8", "nf4"])
 def test_quantised_steps_agree_too(weights):
-    settings = StepSettings(**SIZES["mid"], weights=weights, modulation_table=True)
+    few = {} if fast_bf16() else FEW_TOKENS
+    settings = StepSettings(**SIZES["mid"] | few, weights=weights, modulation_table=True)
     measured, simulated = measure_step(settings, repeats=1), simulate_step(settings)
     # bitsandbytes dequantises inside its operator: the allocator sees it, LiveBytes does not.
     assert simulated.peak == pytest.approx(measured.allocator, rel=0.03)
