@@ -4,6 +4,10 @@
         images/img_001.png ...
         captions.jsonl              {"file_name": "img_001.png", "text": "1女孩, ..."}   one line a picture
 
+For edits a line also names the picture before the change, or several, and its text is the instruction:
+
+        references/a.png            {"file_name": "a.png", "text": "红色短发", "reference": "references/a.png"}
+
 `qwenlab.data.reader` reads this and other layouts, for training and for the check alike; `qwenlab.data.caches` keeps
 what `qwenlab.model.encoding` makes of them.
 """

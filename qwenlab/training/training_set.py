@@ -29,8 +29,9 @@ from qwenlab.data.regions import regions as regions_of
 from qwenlab.errors import QwenlabError
 from qwenlab.model.encoding import LatentStatistics
 from qwenlab.model.generation import NEGATIVE_PROMPT
-from qwenlab.model.references import is_edit, reference_size
+from qwenlab.model.references import is_edit
 from qwenlab.show import progress_stream
+from qwenlab.training.referring import preview_embeddings, reference_views
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -142,37 +143,6 @@ def encode_samples(
     )  # fmt: skip
 
 
-def preview_embeddings(caches: Caches, config: TrainConfig) -> dict[str | tuple[str, str], Tensor]:
-    """What previews are drawn from: embeddings by prompt; by (prompt, file of its reference) where both are read."""
-    together = is_edit(caches.pipeline)
-    needed: dict[str | tuple[str, str], tuple[str, tuple[View, ...]]] = {}
-    for number, prompt in enumerate(config.preview_prompts):
-        name = config.preview_references[number] if config.preview_references and together else ""
-        views = (View(Path(name), image_size(name)),) if name else ()
-        for text in (prompt, NEGATIVE_PROMPT):
-            needed[(text, name) if name else text] = text, views
-    needed.setdefault(NEGATIVE_PROMPT, (NEGATIVE_PROMPT, ()))
-    texts, references = zip(*needed.values(), strict=True)
-    return dict(zip(needed, caches.texts(texts, references=references), strict=True))
-
-
-def reference_views(sample: Sample, picture: View, config: TrainConfig) -> tuple[View, ...]:
-    """How the references of a picture are encoded: one of the picture's size as the picture is, pixel on pixel.
-
-    Others in their own size, in whole tokens, with at most resolution x resolution pixels.
-    """
-    if not sample.references:
-        return ()
-    own = image_size(sample.path)
-    views = []
-    for path in sample.references:
-        size = image_size(path)
-        fitted = reference_size(size, config.resolution**2)
-        as_it_is = View(path, fitted, mirrored=picture.mirrored, stretched=True)
-        views.append(replace(picture, path=path) if size == own else as_it_is)
-    return tuple(views)
-
-
 def view_regions(views: Sequence[View], dataset: Dataset) -> tuple[list[Region], ...]:
     """Hands and feet of each view, from keypoints.jsonl of the data set: (V,) lists, in pixels of the view.
 
@@ -276,6 +246,8 @@ def prepare_data(
         say(f"note: {len(held_out)} of {len(dataset) + len(held_out)} pictures are held out for validation")
     if config.resize_mode == "buckets":
         say(f"note: {describe_buckets(dataset, config)}")
+    if is_edit(pipeline) and not any(sample.references for sample in dataset.samples):
+        say(f'warning: {dataset.folder}: no row has a "reference", the picture before the change; edits are not learnt')
     caches = Caches(pipeline, config.cache_dir or Path(config.output_dir) / "cache", say)
     with tqdm(desc="encode", disable=not progress, leave=False, file=progress_stream()) as bar:
 

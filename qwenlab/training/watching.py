@@ -71,7 +71,7 @@ def save_previews(
 ) -> list[Path]:
     """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files.
 
-    embeddings: `qwenlab.training.training_set.preview_embeddings`, for a pipeline without text encoder.
+    embeddings: `qwenlab.training.referring.preview_embeddings`, for a pipeline without text encoder.
     """
     transformer = pipeline.transformer
     training = transformer.training

@@ -1,7 +1,7 @@
 """The whole check of a data set folder: lines, pictures one by one, then what only shows in comparison."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +89,22 @@ def check_dataset(
             if picture:
                 references[path] = picture
     findings += _compared(reading, pictures, limits)
-    table = coverage([record.text for record in reading.records])
-    findings += coverage_findings(table, len(reading.records), reading.layout.captions.name)
+    # Instructions say what changes: what they do not name may well be shown.
+    told = replace(reading, records=tuple(record for record in reading.records if not record.references))
+    instructions = len(reading.records) > len(told.records) == 0
+    table = coverage([record.text for record in told.records])
+    findings += [] if instructions else coverage_findings(table, len(told.records), reading.layout.captions.name)
     order = {rule: number for number, rule in enumerate(RULES)}
     findings.sort(key=lambda finding: (LEVELS.index(finding.level), order[finding.rule]))
-    return Report(reading, tuple(findings), pictures, len(reading.pictures), table, summarise(reading), references)
+    return Report(
+        reading,
+        tuple(findings),
+        pictures,
+        len(reading.pictures),
+        table,
+        "" if instructions else summarise(told),
+        references,
+    )
 
 
 def _compared(reading: Reading, pictures: dict[str, Picture], limits: Limits) -> list[Finding]:

@@ -37,7 +37,7 @@ class Score:
 def psnr(a: np.ndarray, b: np.ndarray, where: np.ndarray | None = None) -> float:
     """Of two pictures (H, W, 3) uint8, over the pixels `where` (H, W) bool; 100 at most."""
     difference = (a.astype(np.float64) - b)[... if where is None else where]
-    return float(min(100.0, 10 * np.log10(255**2 / max(np.mean(difference**2), 1e-5))))
+    return float(min(100.0, 10 * np.log10(255**2 / max(np.mean(difference**2), 1e-6))))
 
 
 def untouched(edit: Edit, size: int = 128) -> np.ndarray:
