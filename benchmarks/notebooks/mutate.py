@@ -124,8 +124,9 @@ def survives(notebook: NotebookNode, path: Path, mutant: Mutant) -> tuple[bool, 
 
 
 def code_hash(notebook: NotebookNode) -> str:
-    """SHA-256 of the sources of the code cells: the prose may change without a new run."""
-    return sha256_json([cell.source for cell in notebook.cells if cell.cell_type == "code"])
+    """SHA-256 of the sources of the code cells that teach: prose and the set-up cell may change without a new run."""
+    teaching = (c for c in notebook.cells if c.cell_type == "code" and "set-up" not in c.metadata.get("tags", []))
+    return sha256_json([cell.source for cell in teaching])
 
 
 def main(names: list[str], path: Path = NOTEBOOK) -> int:
