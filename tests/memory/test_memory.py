@@ -101,7 +101,7 @@ VARIANTS = {
     "modulation": {"apply_to": ("attention-8", "modulation")},
     "batch and text": {"batch": 3, "text_tokens": 300},
     "a reference": {"references": 1},
-    "references, none": {"references": 2, "checkpointing": "none", "height": 256},
+    "references, none": {"references": 2, "checkpointing": "none"},
 }
 
 
