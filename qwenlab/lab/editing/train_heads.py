@@ -16,8 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qwenlab.files import REPOSITORY
 from qwenlab.lab import world
-from qwenlab.lab.editing.heads import STRIDE, WEIGHTS, HeadNet, count_heads
+from qwenlab.lab.editing.heads import STRIDE, HeadNet, count_heads
 from qwenlab.lab.micro.round_trip import blur_a_third, load_vae, round_trip
 from qwenlab.lab.networks import fit, save_half, vary
 from qwenlab.lab.world.backgrounds import draw_background
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=4500)
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "heads.safetensors")
     options = parser.parse_args()
     vae = load_vae(MICRO_WEIGHTS)
     network = train(options.steps, options.batch, options.pictures, vae)
