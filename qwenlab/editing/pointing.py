@@ -19,12 +19,13 @@ from qwenlab.model.generation import native_size
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
+SHARE = 0.5  # of the way from the patch that reads a word least to the one that reads it most
 NOSE, NECK = 0, 1  # rows of the body's joints
 PARTS = ("head", "right hand", "left hand", "hands", "feet")
 
 
 def word_mask(
-    pipeline: QwenImagePipeline, picture: Image.Image, prompt: str, word: str, *, share: float = 0.5, seed: int = 0
+    pipeline: QwenImagePipeline, picture: Image.Image, prompt: str, word: str, *, share: float = SHARE, seed: int = 0
 ) -> Image.Image:
     """White tokens (16 x 16 pixels) where the picture's patches read `word` of its `prompt` most.
 
@@ -37,9 +38,15 @@ def word_mask(
     window = whole_window(picture.size, native_size(pipeline))
     latents = to_latents(pipeline, window.view(np.asarray(to_rgb(picture))))
     heat = attention_maps(pipeline, prompt, latents, seed=seed).readers_of(word).numpy()
-    chosen = heat >= heat.min() + share * (heat.max() - heat.min())
-    patches = Image.fromarray(chosen).resize((window.width, window.height), Image.Resampling.NEAREST)
+    patches = Image.fromarray(chosen_patches(heat, share)).resize(
+        (window.width, window.height), Image.Resampling.NEAREST
+    )
     return patches.crop((0, 0, *picture.size)).convert("L")
+
+
+def chosen_patches(heat: np.ndarray, share: float) -> np.ndarray:
+    """Which patches read a word enough, of what each reads of it: (rows, columns) -> (rows, columns) bool."""
+    return heat >= heat.min() + share * (heat.max() - heat.min())
 
 
 def joints_mask(keypoints: Keypoints, part: str) -> Image.Image:

@@ -16,9 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from qwenlab.hands.networks import load_frozen, smooth_layer
+from qwenlab.lab.weights import FOLDER
 
 STRIDE = 8  # pixels of a cell
 THRESHOLD = 0.5
+WEIGHTS = FOLDER / "editing" / "heads.safetensors"
 
 
 class HeadNet(nn.Module):
@@ -38,11 +40,8 @@ class HeadNet(nn.Module):
         return self.head(self.body(pictures))[:, 0]
 
 
-def load_head_net(path: Path) -> HeadNet:
-    """The network that `qwenlab.lab.editing.train_heads` wrote to `path`, frozen, float32.
-
-    Raises QwenlabError when the file does not fit.
-    """
+def load_head_net(path: Path = WEIGHTS) -> HeadNet:
+    """The counter as shipped, or from another file; frozen, float32. Raises QwenlabError when the file does not fit."""
     return load_frozen(HeadNet(), path, "the counter of heads", "qwenlab.lab.editing.train_heads")
 
 
