@@ -43,6 +43,30 @@ MISTAKES = {
         ("rank = 8", "both layers"), ("rank = 64", "do not multiply"), ("rank = 17", "too large"),
         ("rank = -1.5", "too small"), ("rank = '16'", "a number is wanted"), ("rank = True", "not True"),
     ],
+    "e11_1": [
+        ("grow = lambda mask: mask", "the mask as it was"),
+        ("grow = lambda m: m.reshape(6, 8, 8, 8).any(axis=(1, 3)).repeat(8, 0).repeat(8, 1)", "latent cells"),
+        ("grow = lambda m: m.reshape(3, 16, 4, 16).all(axis=(1, 3)).repeat(16, 0).repeat(16, 1)", "any, not all"),
+        ("import numpy as np; grow = lambda m: np.tile(m.reshape(3, 16, 4, 16).any(axis=(1, 3)), (16, 16))", "np.tile"),
+        ("grow = lambda m: m.reshape(3, 16, 4, 16).any(axis=(1, 3))", "(3, 4), and (48, 64)"),
+        ("grow = lambda m: m.astype(float)", "True and False"),
+    ],
+    "e11_2": [
+        ("hold = lambda x, source, noise, sigma, mask: mask * x + (1 - mask) * source", "came in clean"),
+        ("hold = lambda x, s, n, sigma, m: (1 - m) * x + m * ((1 - sigma) * s + sigma * n)", "1 in the mask"),
+        ("hold = lambda x, s, n, sigma, m: m * x + (1 - m) * (sigma * s + (1 - sigma) * n)", "share of noise"),
+        ("hold = lambda x, s, n, sigma, m: m * x + (1 - m) * (s + sigma * n)", "shrinks"),
+        ("hold = lambda x, s, n, sigma, m: (1 - sigma) * s + sigma * n", "drawn again is missing"),
+        ("hold = lambda x: x", "raised TypeError"),
+    ],
+    "e11_3": [
+        ("tokens = lambda size, refs: size[0] // 16 * (size[1] // 16)", "references are read"),
+        ("tokens = lambda size, refs: sum(w // 8 * (h // 8) for w, h in [size, *refs])", "latent cells"),
+        ("tokens = lambda size, refs: sum(w * h for w, h in [size, *refs])", "pixels"),
+        ("tokens = lambda size, refs: 128", "and 64 is wanted"),
+        ("tokens = 64", "a function is wanted"),
+        ("tokens = lambda size, refs: 'many'", "a number"),
+    ],
 }  # fmt: skip
 
 
