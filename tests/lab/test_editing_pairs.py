@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from qwenlab.config import read_config
 from qwenlab.data.dataset import read_dataset
 from qwenlab.lab import world
 from qwenlab.lab.editing.pairs import (
@@ -12,6 +13,7 @@ from qwenlab.lab.editing.pairs import (
     Edit,
     held_out_edits,
     is_held_out,
+    loss_mask,
     sample_variants,
     training_edits,
     write_pairs,
@@ -19,6 +21,7 @@ from qwenlab.lab.editing.pairs import (
 from qwenlab.lab.editing.scores import psnr, score_edits, untouched
 from qwenlab.lab.judge import load_judge
 from qwenlab.lab.localisation import region
+from qwenlab.training.training_set import View, token_weights
 
 STYLES = world.ATTRIBUTES["style"]
 
@@ -78,6 +81,27 @@ def test_a_data_set_of_pairs_is_read_as_it_was_written(tmp_path):
     used = {path for sample in dataset.samples for path in (sample.path, *sample.references)}
     assert used == set((tmp_path / "a" / "images").iterdir()), "no picture is drawn in vain"
     assert f"{count} of {count} captions have references" in dataset.warnings[0] and len(dataset.warnings) == 1
+
+
+def test_what_an_edit_changes_counts_more_in_the_loss(tmp_path):
+    answer, other = np.zeros((128, 128, 3), np.uint8), np.zeros((128, 128, 3), np.uint8)
+    other[20, 40], other[100:128, 100:128] = 255, 255  # a pixel in one token, and the last four tokens
+    grey = np.asarray(loss_mask(answer, [other]))
+    tokens = grey[::16, ::16]
+    assert (grey == tokens.repeat(16, 0).repeat(16, 1)).all(), "whole tokens"
+    assert tokens[1, 2] == 255 and (tokens[6:, 6:] == 255).all() and (tokens == 255).sum() == 5
+    assert tokens.min() == pytest.approx(255 / (1 + np.log2(64 / 5)), abs=1)
+    assert (np.asarray(loss_mask(answer, [answer])) < 255).all() and (
+        np.asarray(loss_mask(~answer, [answer])) == 255
+    ).all()
+
+    write_pairs(tmp_path, 14, seed=2)
+    config = read_config("configs/micro_edit.yaml")
+    assert config.unmasked_weight == 0, "the grey of the masks counts as it is"
+    for image in sorted((tmp_path / "images").iterdir()):
+        view = View(tmp_path / "masks" / image.name, (128, 128), crop=False, mirrored=False)
+        weights = token_weights(view, (128, 128), config.unmasked_weight)
+        assert weights.mean() == pytest.approx(1) and weights.min() > 0, image.name
 
 
 def test_scores_know_the_true_edit_from_none():

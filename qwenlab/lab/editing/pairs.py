@@ -5,12 +5,15 @@
 writes a data set folder with the column `reference`. A scene is drawn with two or three values of one attribute, and
 each of these pictures is the answer to the others: with 红色短发 the one with red hair to the one with black, and back.
 A quarter of the combinations of attribute, value and style is never an answer; edits are judged on those.
+
+masks/ says how much each token's error counts in the loss (`unmasked_weight` 0: grey as it is): what an edit changes is
+often two of 64 tokens, and a model that copies everything has hardly any loss.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -22,11 +25,15 @@ from PIL import Image
 
 from qwenlab.files import atomic_write_text
 from qwenlab.lab import world
+from qwenlab.lab.localisation import CHANGED
+from qwenlab.model.limits import SIDE_STEP
 
 #: What is edited; the pixels that belong to each are exact (`qwenlab.lab.localisation.region`).
 ATTRIBUTES = ("hair_color", "clothes", "background", "prop", "feet")
-#: Attributes of scenes in turn: shoes or bare feet, two values, give a third of the pairs that others give.
-_TURNS = (*ATTRIBUTES, "feet", "feet")
+#: Attributes of scenes in turn: what is harder to learn comes more often. Shoes or bare feet, two values, give a third
+#: of the pairs that others give.
+_TURNS = ("hair_color", "clothes", "prop", "feet", "prop", "hair_color", "feet", "background", "clothes", "prop",
+          "feet", "clothes", "prop", "feet")  # fmt: skip
 _STYLES = world.ATTRIBUTES["style"]
 VARIANTS = 3  # pictures of a scene, at most
 
@@ -102,17 +109,39 @@ def held_out_edits(attribute: str, count: int, seed: int = 0) -> list[Edit]:
     return edits
 
 
+def loss_mask(answer: np.ndarray, others: Sequence[np.ndarray]) -> Image.Image:
+    """How much the pixels of an answer count in the loss: grey, white in each token of 16 pixels that the edits change.
+
+    All pictures are (H, W, 3) uint8. A share x of changed tokens counts 1 + log2(1 / x) times as much as the rest
+    (UniWorld-V1, arXiv 2506.03147, section 3.3).
+    """
+    changed = np.any([np.abs(answer.astype(int) - other).max(axis=-1) > CHANGED for other in others], axis=0)
+    rows, columns = (side // SIDE_STEP for side in changed.shape)
+    tokens = changed.reshape(rows, SIDE_STEP, columns, SIDE_STEP).any(axis=(1, 3))
+    grey = np.where(tokens, 255, round(255 / (1 - np.log2(max(tokens.mean(), 1 / tokens.size)))))
+    return Image.fromarray(grey.astype(np.uint8).repeat(SIDE_STEP, 0).repeat(SIDE_STEP, 1))
+
+
 def write_pairs(folder: Path, scenes: int = 3000, seed: int = 0, size: int = 128) -> int:
-    """Write images/ and captions.jsonl of about three pairs a scene; returns how many. `seed` decides everything."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    """Write images/, masks/ and captions.jsonl of about three pairs a scene; returns how many.
+
+    `seed` decides everything.
+    """
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(scenes):
         attribute = _TURNS[number % len(_TURNS)]
         variants = sample_variants(np.random.default_rng([seed, number]), attribute)
         names = [f"{number:05d}-{k}.png" for k in range(len(variants))]
         edits = list(training_edits(variants, attribute))
-        for index in {index for i, j, _ in edits for index in (i, j)}:
-            Image.fromarray(world.render(variants[index], size).image).save(folder / "images" / names[index])
+        images = {
+            index: world.render(variants[index], size).image for index in {k for i, j, _ in edits for k in (i, j)}
+        }
+        for index, image in images.items():
+            Image.fromarray(image).save(folder / "images" / names[index])
+            others = [other for number, other in images.items() if number != index]
+            loss_mask(image, others).save(folder / "masks" / names[index])
         for i, j, edit in edits:
             row = {"file_name": names[j], "text": edit.instruction, "reference": names[i]}
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
