@@ -95,9 +95,8 @@ def train(
     pipeline = open_pipeline(settings)
     result = train_lora(pipeline, settings, resume=resume, **hand_options(pipeline, settings))
     typer.echo(f"LoRA saved in {result.lora_path} after {result.seconds:.0f} s of training")
-    typer.echo(
-        f'Next: qwenlab generate --base {settings.base} --lora {result.lora_path} --prompt "..." --out picture.png'
-    )
+    use = 'edit PICTURE --instruction "..."' if result.edits else 'generate --prompt "..."'
+    typer.echo(f"Next: qwenlab {use} --base {settings.base} --lora {result.lora_path} --out picture.png")
 
 
 @app.command()

@@ -41,6 +41,7 @@ class TrainResult:
 
     validation: {step: {sigma: held-out flow loss}}, step 0 being the base; empty without `validation_share`.
     best_step: the step with the lowest of these; its LoRA is best.safetensors, unless it is the base.
+    edits: whether the captions spoke of references: the LoRA then changes pictures by instruction.
     """
 
     lora_path: Path
@@ -50,6 +51,7 @@ class TrainResult:
     previews: list[Path]
     validation: dict[int, dict[float, float]]
     best_step: int | None = None
+    edits: bool = False
 
 
 def train_lora(
@@ -140,7 +142,8 @@ def train_lora(
                     observer.on_preview(config.max_train_steps, last)
         else:
             run.round()
-    return TrainResult(path, run.losses, caching_seconds, seconds, previews, run.validation, run.best_step)
+    edits = any(sample.references for sample in dataset.samples)
+    return TrainResult(path, run.losses, caching_seconds, seconds, previews, run.validation, run.best_step, edits)
 
 
 def _check_handed(config: TrainConfig, extra: object, close_ups: object) -> None:

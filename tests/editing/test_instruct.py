@@ -30,7 +30,9 @@ def lora(tmp_path):
         resolution=SIZE, dataset=str(write_pairs(tmp_path / "pairs", 3, 3)), output_dir=str(tmp_path / "run"),
         max_train_steps=2, rank=4, learning_rate=0.1, batch_size_per_gpu=2,
     )  # fmt: skip
-    return train_lora(tiny_pipeline(), config, progress=False).lora_path
+    result = train_lora(tiny_pipeline(), config, progress=False)
+    assert result.edits
+    return result.lora_path
 
 
 def edit(*arguments):

@@ -112,7 +112,8 @@ def test_generate_writes_the_picture(tmp_path, monkeypatch):
     assert (calls["prompts"], calls["seeds"], calls["steps"]) == ("1女孩", 7, 3)
 
 
-def test_train_says_what_to_do_next(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("edits", "said"), [(False, "qwenlab generate --prompt"), (True, "qwenlab edit PICTURE")])
+def test_train_says_what_to_do_next(tmp_path, monkeypatch, edits, said):
     import qwenlab.training.opening
 
     config = tmp_path / "a.yaml"
@@ -123,11 +124,13 @@ def test_train_says_what_to_do_next(tmp_path, monkeypatch):
         qwenlab.training,
         "train_lora",
         lambda pipeline, settings, resume, extra, close_ups: resumed.append(resume)
-        or SimpleNamespace(lora_path=tmp_path / "lora.safetensors", seconds=float(settings.max_train_steps)),
+        or SimpleNamespace(
+            lora_path=tmp_path / "lora.safetensors", seconds=float(settings.max_train_steps), edits=edits
+        ),
     )  # fmt: skip
     result = runner.invoke(app, ["train", str(config)])
     assert result.exit_code == 0, result.output
-    assert "lora.safetensors after 2 s" in result.output and "qwenlab generate" in result.output
+    assert "lora.safetensors after 2 s" in result.output and said in result.output
     assert runner.invoke(app, ["train", str(config), "--resume"]).exit_code == 0 and resumed == [False, True]
 
 
