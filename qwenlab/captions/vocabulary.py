@@ -75,6 +75,17 @@ def with_english(captions: Iterable[str]) -> list[str]:
     return [f"{caption} = {english(caption)}" for caption in captions]
 
 
+def unknown_words(text: str, known: Iterable[str] = ()) -> list[str]:
+    """What of a text is neither a word of the vocabulary nor among `known`, in order; numbers and signs are neither.
+
+    "红色短发, 戴眼镜" -> ["戴眼镜"]
+    """
+    for word in sorted(known, key=len, reverse=True):
+        text = text.replace(word, ",")
+    left = _KNOWN.sub(",", _LABEL.sub(",", text))
+    return [part.strip() for part in re.findall(r"[^\W\d_][^,，、;；:：\n]*", left)]
+
+
 def _tag(tag: str) -> str:
     label = _LABEL.match(tag)
     words = _KNOWN.sub(lambda found: f" {_ENGLISH[found.group()]} ", tag[label.end() :] if label else tag)

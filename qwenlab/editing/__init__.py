@@ -4,6 +4,9 @@
 the stock inpainting pipeline and changes no pixel outside it, `soft` does so with grey masks, `extend` draws beyond the
 edges. `strength` (image to image) and `flow_editing` change the whole picture without a mask, `instruct` by an
 instruction, with a LoRA or a model that was trained for it.
+
+`session` strings them together: turns on one picture, kept in a folder as a tree (`history`), each drawn with its LoRAs
+and alone on the pipeline (`turns`). `page` is the same with buttons and a brush, in a notebook.
 """
 
 import lazy_loader
@@ -17,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "masks": ["grow_to_tokens", "read_mask"],
         "pointing": ["joints_mask", "word_mask"],
         "redrawing": ["redraw"],
+        "session": ["EditSession"],
         "soft": ["redraw_softly"],
         "strength": ["img2img", "sigma_of_strength"],
     },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 
 from qwenlab.editing.windows import check_sides
@@ -42,3 +44,17 @@ def check_extension(
     if not any((left, right, top, bottom)):
         raise QwenlabError(f"nothing to extend by: give pixels for {dashes}left, {dashes}right, {dashes}top or "
                            f"{dashes}bottom")  # fmt: skip
+
+
+def check_text(text: str, name: str) -> None:
+    """Raise QwenlabError for a text that no file can hold: half of a character, as a broken paste gives it."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise QwenlabError(f"{name}: holds half a character; delete it and type it again")
+
+
+def check_whole(value: int, name: str) -> int:
+    """The number as an int of Python. Raises QwenlabError for what is no whole number."""
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise QwenlabError(f"{name} {value!r}: must be a whole number") from error

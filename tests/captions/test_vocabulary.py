@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from qwenlab.captions.vocabulary import LIBRARY_WORDS, WORDS, english, with_english
+from qwenlab.captions.vocabulary import LIBRARY_WORDS, WORDS, english, unknown_words, with_english
 from qwenlab.lab import world
 from qwenlab.lab.world.attributes import SAMPLE_CLOTHES, SAMPLE_HAIR_COLOR, SAMPLE_HAIR_STYLE, SAMPLE_STYLE
 from qwenlab.lab.world.library import CHARACTERS, LIBRARY_STYLES, library_scene
@@ -48,3 +48,18 @@ def test_words_of_loras_are_not_words_of_the_base():
         assert len(set(words.values()) | set(WORDS[attribute].values())) == len(words) + len(WORDS[attribute])
     sample = (SAMPLE_HAIR_STYLE, SAMPLE_HAIR_COLOR, SAMPLE_CLOTHES, SAMPLE_STYLE)
     assert all(any(word in words for words in LIBRARY_WORDS.values()) for word in sample)
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "unknown"),
+    [
+        ("1女孩, 橙色狐耳卷发, 背景:花园, 手持气球", (), []),
+        ("红色短发, 戴眼镜, 2", (), ["戴眼镜"]),
+        ("红色短发, 戴眼镜", ("戴眼镜",), []),
+        ("背景:火星", (), ["火星"]),
+        ("make her hair red", (), ["make her hair red"]),
+        (" ,，", (), []),
+    ],
+)
+def test_unknown_words_are_what_the_list_lacks(text, known, unknown):
+    assert unknown_words(text, known) == unknown
