@@ -78,6 +78,7 @@ _EVERYDAY = (
     "站坐走跑跳立挥持拿抱举笑看着在的花草树园海山天空夜雪雨光水彩油墨写真"
 )
 _FAMILIAR = 0.4
+_SHIFTED = re.compile(r"\+[A-Za-z0-9+/]{3}")  # where UTF-7 leaves ASCII
 
 
 class Decoded(NamedTuple):
@@ -162,6 +163,20 @@ def decode(data: bytes, context: str = "") -> Decoded:
         if second is not None and str(second) == text:
             return Decoded(text, name)
     return Decoded(None, candidates=tuple((name, text) for name, text, _ in found))
+
+
+def from_utf7(text: str) -> str | None:
+    """What Chinese in UTF-7 says (+WXNbaQ- is 女孩); None for any other text.
+
+    "cat+dog" is valid UTF-7, too, for cat and one rare character: so two everyday characters of captions are asked for.
+    """
+    if not _SHIFTED.search(text):
+        return None
+    try:
+        plain = text.encode("ascii").decode("utf-7")
+    except UnicodeError:
+        return None
+    return plain if len(set(plain).intersection(_EVERYDAY)) >= 2 else None
 
 
 def _familiar(text: str, context: str) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from qwenlab.data.buckets import fit_to_bucket, split_by_group
+from qwenlab.data.colour import png_colours
 from qwenlab.data.findings import RULES, Finding, shown
 from qwenlab.data.images import fit_image, image_profile, open_image
 from qwenlab.data.reader import Reading, read_folder
@@ -87,7 +88,7 @@ def _warnings(reading: Reading, samples: Iterable[Sample]) -> list[str]:
         by_rule[finding.rule].append(finding)
     for findings in by_rule.values():
         lines += _summed_up(findings, reading)
-    converted = defaultdict(list)
+    converted, unfollowed = defaultdict(list), defaultdict(list)
     for sample in samples:
         if profile := image_profile(sample.path):
             if profile.problem:
@@ -97,8 +98,15 @@ def _warnings(reading: Reading, samples: Iterable[Sample]) -> list[str]:
                 )
             else:
                 converted[profile.name].append(sample.path.name)
+        elif said := png_colours(sample.path):
+            unfollowed[said].append(sample.path.name)
     for name, names in converted.items():
         lines.append(f"{reading.layout.folder}: converted to sRGB from {shown(name)}: {_listed(names)}")
+    for said, names in unfollowed.items():
+        lines.append(
+            f"{reading.layout.folder}: {said} is not followed, the pixels are taken as sRGB; export as sRGB, or with a "
+            f"colour profile: {_listed(names)}"
+        )
     return lines
 
 

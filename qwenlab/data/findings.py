@@ -232,6 +232,11 @@ RULES: dict[str, Rule] = {
         "warning", "Broken colour profile", "What its colours mean cannot be told; the pixels are taken as they are.",
         "Export it as sRGB from the program that made it.", "written anew without the profile",
     ),
+    "unfollowed-colours": Rule(
+        "warning", "Colours that are not followed", "A chunk of the PNG (cICP, gAMA, cHRM) says that its numbers mean "
+        "other colours than sRGB; without a profile they are taken as sRGB, and learnt so.",
+        "Export it as sRGB from the program that made it, or with a colour profile.",
+    ),
     "deep": Rule(
         "warning", "More than 8 bits a channel", "Training reads 8 bits; some readers show 16-bit grey as white.",
         "Export it with 8 bits a channel.", _WRITTEN_ANEW,

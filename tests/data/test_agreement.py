@@ -15,7 +15,7 @@ from qwenlab.data.check import check_dataset, repair_dataset, to_text
 from qwenlab.data.dataset import read_dataset
 from qwenlab.data.reader import read_folder
 from qwenlab.errors import QwenlabError
-from tests.data.folders import LIMITS, TEXTS, picture, table, text
+from tests.data.folders import LIMITS, TEXTS, jsonl, picture, table, text, usual
 
 FOLDERS, MUTATIONS = 80, 1000
 NAMES = ["a.png", "Ä.PNG", "b c.jpg", "sub/a.png", "sub/été.png", "日本/が.jpg"]
@@ -107,6 +107,32 @@ def test_what_training_refuses_is_an_error_of_the_check(seed, tmp_path):
     else:  # a caption file without a picture, and a picture without a caption, are warnings
         assert {s.path: s.text for s in dataset.samples} == {p: t for p, t in expected.items() if p != path}, fault
         assert any(name in to_text(report) for name in (path.name, path.stem)) and dataset.warnings
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "blank", "noise"][1:])
+def test_what_is_wrong_with_a_picture_without_caption_is_no_error_to_either(fault, tmp_path):
+    expected = usual(folder := tmp_path / "data")
+    picture(path := folder / "images" / "c.png", 5)
+    if fault == "blank":
+        Image.new("RGB", (96, 96), "white").save(path)
+    elif fault == "noise":
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+    else:
+        FAULTS[fault](folder, path)
+    dataset, report = read_dataset(folder), check_dataset(folder, LIMITS)
+    assert {s.path.relative_to(folder).as_posix(): s.text for s in dataset.samples} == expected
+    assert report.ok, to_text(report)
+    lone = [finding.detail for finding in report.findings if finding.where == "c.png"]
+    if fault != "picture is a folder":  # which the reader does not take for a picture
+        assert len(lone) == 1 and lone[0].startswith("no caption in captions.jsonl; "), lone
+        assert any("c.png" in warning for warning in dataset.warnings)
+    repaired = repair_dataset(report, tmp_path / "out")
+    assert repaired.samples == 2 and check_dataset(repaired.folder, LIMITS).ok
+    jsonl(
+        folder / "captions.jsonl",
+        {name.removeprefix("images/"): t for name, t in expected.items()} | {"c.png": "1男孩"},
+    )
+    assert not check_dataset(folder, LIMITS).ok, "with a caption it is one"
 
 
 def test_links_inside_the_folder_are_one_picture(tmp_path):

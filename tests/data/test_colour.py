@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from PIL import Image, ImageCms
 
 from qwenlab.data.caches import latents_key
 from qwenlab.data.check import Limits, check_dataset, repair_dataset
-from qwenlab.data.colour import profile_of
+from qwenlab.data.colour import png_colours, profile_of
 from qwenlab.data.dataset import View, read_dataset
 from qwenlab.data.images import image_profile, open_image, readable_suffixes
 from tests.data.profiles import ADOBE_RGB, DISPLAY_P3, SRGB, cmyk_profile, grey_profile, rgb_profile, srgb_to_linear
+from tests.data.zoo import encode, with_chunk
 
 ADOBE = rgb_profile("Adobe RGB (1998)", ADOBE_RGB, 563 / 256)
 P3 = rgb_profile("Display P3", DISPLAY_P3, None)
@@ -142,6 +144,53 @@ def test_training_and_check_say_what_is_converted_and_the_copy_is_plain(tmp_path
         assert "icc_profile" not in Image.open(new.path).info
     assert check_dataset(out, Limits(min_side=64)).findings == ()
     assert (out / "images" / "3.png").read_bytes() == (tmp_path / "in" / "images" / "3.png").read_bytes()
+
+
+SRGB_PLACES = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+P3_PLACES = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
+
+
+@pytest.mark.parametrize(
+    "chunks, said",
+    [
+        ({b"cICP": bytes([1, 13, 0, 1])}, ""),
+        ({b"cICP": bytes([9, 16, 0, 1])}, "BT.2020, PQ (cICP)"),
+        ({b"cICP": bytes([12, 13, 0, 1])}, "Display P3, sRGB's curve (cICP)"),
+        ({b"cICP": bytes([1, 8, 0, 1])}, "sRGB's primaries, linear light (cICP)"),
+        ({b"cICP": bytes([77, 13, 0, 1])}, "primaries 77, sRGB's curve (cICP)"),
+        ({b"cICP": bytes([9, 18, 0, 1]), b"sRGB": b"\0", b"gAMA": struct.pack(">I", 45455)}, "BT.2020, HLG (cICP)"),
+        ({b"gAMA": struct.pack(">I", 45455)}, ""),
+        ({b"gAMA": struct.pack(">I", 45000)}, ""),
+        ({b"gAMA": struct.pack(">I", 100_000)}, "gamma 1 (gAMA)"),
+        ({b"gAMA": struct.pack(">I", 55_556)}, "gamma 0.55556 (gAMA)"),
+        ({b"gAMA": struct.pack(">I", 100_000), b"sRGB": b"\0"}, ""),
+        ({b"gAMA": struct.pack(">I", 45455), b"cHRM": struct.pack(">8I", *SRGB_PLACES)}, ""),
+        ({b"cHRM": struct.pack(">8I", *P3_PLACES)}, "other primaries than sRGB (cHRM)"),
+        ({b"cICP": b"\x09"}, ""),  # too short to say anything
+        ({b"tEXt": b"Comment\0" + bytes(5000), b"gAMA": struct.pack(">I", 100_000)}, "gamma 1 (gAMA)"),
+    ],
+)
+def test_what_a_png_says_of_its_colours_without_a_profile(tmp_path, chunks, said):
+    folder = tmp_path / "in"
+    (folder / "images").mkdir(parents=True)
+    image = pixels(size=(96, 96))
+    data = encode(image, "PNG")
+    for kind, content in chunks.items():
+        data = with_chunk(data, kind, content)
+    (path := folder / "images" / "a.png").write_bytes(data)
+    (folder / "captions.jsonl").write_text(json.dumps({"file_name": "a.png", "text": "1女孩, 挥手"}), "utf-8")
+    assert png_colours(path) == said and open_image(path).tobytes() == image.tobytes()
+    warnings = read_dataset(folder).warnings
+    found = [f.detail for f in check_dataset(folder, Limits(min_side=64)).findings if f.rule == "unfollowed-colours"]
+    assert len(warnings) == len(found) == bool(said)
+    if said:
+        assert f"{said} is not followed" in warnings[0] and warnings[0].endswith("with a colour profile: a.png")
+        assert found == [f"{said}; taken as sRGB"]
+    image.save(path, icc_profile=OWN["by hand"])
+    path.write_bytes(with_chunk(path.read_bytes(), b"gAMA", struct.pack(">I", 100_000)))
+    assert png_colours(path) == "", "a profile outranks gAMA"
+    image.save(path := tmp_path / "a.jpg")
+    assert png_colours(path) == ""
 
 
 def test_the_cache_keeps_what_it_has_but_for_converted_pictures(tmp_path):

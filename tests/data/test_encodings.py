@@ -14,7 +14,7 @@ from qwenlab.data.dataset import read_dataset
 from qwenlab.data.reader.garbled import garbled, lost_characters
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY
-from qwenlab.sniffing import decode, file_kind
+from qwenlab.sniffing import decode, file_kind, from_utf7
 from tests.data.folders import pictures
 from tests.data.zoo import good_folder
 
@@ -63,6 +63,25 @@ def joined(texts, count=5, times=60):
 
 
 # What bytes are
+
+
+def test_chinese_in_utf7_is_known_and_captions_with_a_plus_are_not(tmp_path):
+    read = [from_utf7(text.encode("utf-7").decode("ascii")) for text in LINES]
+    assert all(found in (None, text) for found, text in zip(read, LINES, strict=True))
+    assert sum(found is not None for found in read) > 0.98 * len(LINES)
+    for text in ("cat+dog", "1girl +yellow- hair", "A+B, C++", "red+bow+hat, 3+4", "+1, +WXM-", *LINES, "a" * 99):
+        assert from_utf7(text) is None and not garbled(text), text
+    folder = good_folder(tmp_path / "data")
+    captions = folder / "captions.jsonl"
+    rows = [json.loads(line) for line in captions.read_text("utf-8").splitlines()]
+    captions.write_bytes("\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode("utf-7"))
+    with pytest.raises(QwenlabError, match="line 1: .* is UTF-7 that was read as ASCII"):
+        read_dataset(folder)
+    copy = repair_dataset(check_dataset(folder, LIMITS), tmp_path / "out").folder
+    assert [sample.text for sample in read_dataset(copy).samples] == [row["text"] for row in rows]
+    captions.write_text("+AHsAIg-file_name+ACI-: ...", "ascii")  # as iconv writes it
+    with pytest.raises(QwenlabError, match="line 1: not JSON: text in UTF-7: save the file as UTF-8"):
+        read_dataset(folder)
 
 
 def test_chinese_files_are_read_and_never_wrongly():

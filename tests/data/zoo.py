@@ -93,11 +93,17 @@ def new_picture(seed: int = 9, size: int = SIZE) -> Image.Image:
     return Image.fromarray(render(sample_scenes(1, seed=seed)[0], size).image)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunk(data: bytes, kind: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk, after its header of 33 bytes."""
+    return data[:33] + chunk(kind, content) + data[33:]
+
+
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     """A PNG by hand, for what Pillow does not write; `rows` are the filtered rows, not yet compressed."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
@@ -313,7 +319,7 @@ def link_outwards(folder):
     add(folder, "link.png")
 
 
-@animal("outside", "link.png")
+@animal("no-caption", "link.png")
 def link_outwards_without_caption(folder):
     (folder / "images" / "link.png").symlink_to(secret(folder))
 
@@ -391,7 +397,7 @@ def file_is_postscript(folder):
     put(folder, "new.png", new_picture(), "EPS")
 
 
-@animal("unreadable", "new.png")
+@animal("no-caption", "new.png")
 def file_is_a_folder(folder):
     (folder / "images" / "new.png").mkdir()
     (folder / "images" / "new.png" / "inner.png").mkdir()
@@ -588,6 +594,12 @@ def picture_without_caption(folder):
 @animal("colour-space", "new.png")
 def colours_of_a_wide_screen(folder):
     put(folder, "new.png", new_picture(), icc_profile=rgb_profile("Display P3", DISPLAY_P3, None))
+
+
+@animal("unfollowed-colours", "new.png", mended=False)
+def colours_of_a_chunk(folder):
+    data = encode(new_picture(), "PNG")
+    put(folder, "new.png", with_chunk(data, b"cICP", bytes([9, 16, 0, 1])))
 
 
 @animal("broken-profile", "new.jpg")

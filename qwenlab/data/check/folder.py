@@ -72,14 +72,21 @@ def check_dataset(
     codec, limits = codec_named(encoding), limits or Limits()
     reading = read_folder(folder, codec)
     findings, pictures = list(reading.findings), {}
+    unused = {finding.where: place for place, finding in enumerate(findings) if finding.rule == "no-caption"}
     for name, path in reading.pictures.items():
         if locate(reading.layout.images, name) is None:
-            findings.append(Finding("outside", name, "a link to a file outside the folder", drops=(name,)))
+            picture, found = None, [Finding("outside", name, "a link to a file outside the folder", drops=(name,))]
         else:
             picture, found = inspect_picture(path, name, limits, thumbnails)
-            findings += found
-            if picture:
-                pictures[name] = picture
+        if picture:
+            pictures[name] = picture
+        if name in unused and (errors := [finding for finding in found if finding.level == "error"]):
+            # Training never opens it, so this is no error; whoever adds the caption must know.
+            found = [finding for finding in found if finding not in errors]
+            faults = "; ".join(f"{RULES[error.rule].title.lower()}: {error.detail}" for error in errors)
+            lone = findings[unused[name]]
+            findings[unused[name]] = replace(lone, detail=f"{lone.detail}; {faults}")
+        findings += found
         on_item(len(reading.pictures))
     references = {}
     for path in dict.fromkeys(path for record in reading.records for path in record.references):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
-from qwenlab.data.colour import profile_of
+from qwenlab.data.colour import png_colours, profile_of
 from qwenlab.data.findings import Finding, shown
 from qwenlab.data.images import FORMATS, MAX_BYTES, MAX_PIXELS, known_formats, to_rgb
 
@@ -130,6 +130,8 @@ def _properties(image: ImageFile.ImageFile, path: Path, head: bytes) -> list[tup
         name = shown(profile.name) or "a profile"
         broken = ("broken-profile", f"{name}: {profile.problem}")
         found.append(broken if profile.problem else ("colour-space", f"{name}; converted to sRGB"))
+    if said := png_colours(path):
+        found.append(("unfollowed-colours", f"{said}; taken as sRGB"))
     if image.mode == "CMYK":
         found.append(("cmyk", "four inks in place of red, green and blue"))
     png_depth = head[24] if head.startswith(b"\x89PNG") and len(head) > 24 else 8

@@ -1,7 +1,7 @@
 """Captions that became nonsense before they were saved: decoded in a wrong encoding, or with characters lost.
 
-Nothing here is guessed: a text counts as garbled when its bytes in the wrong encoding are valid UTF-8 throughout, which
-no other text is by chance, and it is undone by the same bytes.
+Nothing here is guessed: a text counts as garbled when its bytes in the wrong encoding are valid UTF-8 throughout, or
+UTF-7 with the characters of captions, which next to no other text is by chance, and it is undone by the same bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from qwenlab.sniffing import CERTAIN, HIGH_BYTES, LONG_SEQUENCE, WESTERN_PUNCTUATION, decode, strangeness
+from qwenlab.sniffing import (
+    CERTAIN,
+    HIGH_BYTES,
+    LONG_SEQUENCE,
+    WESTERN_PUNCTUATION,
+    decode,
+    from_utf7,
+    strangeness,
+)
 
 _LOST = re.compile(r"\ufffd|锟斤拷|烫烫烫|\?{2,}")
 _LOST_SHARE, _LOST_COUNT = 1 / 4, 4  # of the characters: fewer question marks may be meant
@@ -45,7 +53,8 @@ def garbled(text: str) -> Garbled | None:
 
 def _garbled_once(text: str) -> Garbled | None:
     if text.isascii():
-        return None
+        undone = from_utf7(text)
+        return Garbled("UTF-7 that was read as ASCII", undone) if undone else None
     east_asian = any("\u3041" <= character <= "\ud7a3" or character == "\ufffd" for character in text)
     for name, codec in (_EAST_ASIAN if east_asian else _ALPHABETS).items():
         data = _encoded(text, codec)

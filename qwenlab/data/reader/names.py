@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from qwenlab.data.reader.wording import without_invisible
+
 
 class Outside(Exception):
     """A name that leads out of the data set, or that no file can have."""
@@ -104,8 +106,8 @@ def _below(path: Path, folder: Path) -> str | None:
 
 
 def fold(name: str) -> str:
-    """A name without what people and programs change: case, width, spaces around it, which slash, and %20."""
-    parts = unicodedata.normalize("NFKC", unquote(name)).casefold().replace("\\", "/").split("/")
+    """A name without what people and programs change: case, width, spaces around it, unseen signs, which slash, %20."""
+    parts = unicodedata.normalize("NFKC", without_invisible(unquote(name))[0]).casefold().replace("\\", "/").split("/")
     return "/".join(part.strip() for part in parts if part.strip() not in ("", "."))
 
 

@@ -28,6 +28,7 @@ _CAUSES = (
         re.compile(r"^[\x00-\x08\x0e-\x1f\s]+$"),
         "only control characters, which an old program or a damaged disk wrote: delete the line",
     ),
+    (re.compile(r"^\s*\+AHs[A-Za-z0-9+/]*-?"), "text in UTF-7: save the file as UTF-8"),
     (re.compile(r"^\s*\{\s*'"), "single quotes, as Python prints them: write double ones"),
     (re.compile(r",\s*[}\]]"), "a comma after the last value: delete it"),
     (re.compile(r"\}\s*,\s*$"), "a comma after the object: one object a line, no comma between lines"),

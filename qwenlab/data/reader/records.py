@@ -25,6 +25,7 @@ from qwenlab.data.reader.references import (
 )
 from qwenlab.data.reader.sidecars import find_sidecars, read_sidecar
 from qwenlab.data.reader.tables import read_csv, read_parquet
+from qwenlab.data.reader.wording import unseen_in_name
 
 _SHOWN = 3  # pictures of one name in a message
 
@@ -288,9 +289,11 @@ def _no_image(record: Record, layout: Layout, guesses: Guesses) -> str:
     base = layout.sources[0].bases[0].name if layout.sources else ""
     said = f"no image '{shown(f'{base}/{record.name}')}'"
     if record.guess:
-        return f"{said}, probably {shown(inside_name(record.guess, layout.images) or record.guess.name)}"
-    if not record.name.isprintable() and "\\" not in record.name:
-        return f"{said}: a backslash is written \\\\ in JSON"
+        said += f", probably {shown(inside_name(record.guess, layout.images) or record.guess.name)}"
+    if why := unseen_in_name(record.name):
+        return f"{said}: {why}"
+    if record.guess:
+        return said
     same = guesses.all_with_name(record.name)
     if len(same) > 1:
         return f"{said}: {len(same)} pictures are called so ({', '.join(map(shown, same[:_SHOWN]))})"

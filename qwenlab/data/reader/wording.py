@@ -7,6 +7,7 @@ import re
 import unicodedata
 
 _JOINERS = frozenset("\u200c\u200d")  # hold emoji together, and words of Persian and of India's languages
+_ESCAPES = frozenset("\b\f\n\r\t")  # what JSON makes of a backslash and a letter
 _NUMBERS = re.compile(r"[-+\d.eE,\s]*\d[-+\d.eE,\s]*")
 _GENERATION = re.compile(r"\bSteps: \d+, Sampler: |^Negative prompt: ", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"nan|none|null|n/?a|undefined|todo|tbd|\.{3}|xxx+", re.IGNORECASE)
@@ -19,6 +20,17 @@ def without_invisible(text: str) -> tuple[str, tuple[str, ...]]:
         return text, ()
     plain = "".join(character for character in text if not _is_invisible(character)).strip()
     return plain, tuple(f"U+{ord(character):04X}" for character in dict.fromkeys(found))
+
+
+def unseen_in_name(name: str) -> str:
+    """What nobody sees in a file name that leads to no file, and where it comes from; "" for a name of plain signs."""
+    unseen = [character for character in dict.fromkeys(name) if not character.isprintable()]
+    if not unseen:
+        return ""
+    if _ESCAPES.intersection(unseen):  # "img\table.png" became img, a tab, able.png
+        return "a backslash is written \\\\ in JSON"
+    signs = ", ".join(f"U+{ord(character):04X}" for character in unseen[:4])
+    return f"the name has {signs}, which nobody sees: write it anew"
 
 
 def _is_invisible(character: str) -> bool:

@@ -17,8 +17,10 @@ assert fit_image(image, (8, 8)).getpixel((0, 0)) == (0, 0, 0)
 """,
     "data/colour.py": """
 from PIL import Image, ImageCms
-from colour import profile_of, to_srgb
+from colour import png_colours, profile_of, to_srgb
 image = Image.new("RGB", (2, 2), "red")
+image.save("a.png")
+assert png_colours("a.png") == ""
 assert profile_of(image) is None
 data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 for old, new in ((b"rXYZ", b"----"), (b"gXYZ", b"rXYZ"), (b"----", b"gXYZ")):  # red and green change places
