@@ -20,12 +20,14 @@ def smooth_layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def load_frozen(network: N, path: Path, what: str, module: str) -> N:
     """Fill a network from a safetensors file; float32, in eval mode, without gradients of its own.
 
-    Raises QwenlabError, naming `what` it is and the `module` that trains it, when the file does not fit.
+    Raises QwenlabError, naming `what` it is and the `module` that trains it, when the file is missing, damaged or of
+    another network.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise QwenlabError(f"cannot load {what} from {path}: train it with python -m {module}") from error
     return network.eval().requires_grad_(False)

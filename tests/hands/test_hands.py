@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from qwenlab.config import config_from_mapping
 from qwenlab.data.dataset import read_dataset
@@ -14,11 +15,15 @@ from qwenlab.data.keypoints import Keypoints, read_keypoints, write_keypoints
 from qwenlab.data.regions import Region, region_mask, regions, write_masks
 from qwenlab.errors import QwenlabError
 from qwenlab.files import REPOSITORY
+from qwenlab.hands.finder import load_finder
+from qwenlab.hands.form_net import load_form_net
 from qwenlab.hands.pose_net import PoseNet, heat_targets, joint_positions, load_pose_net
 from qwenlab.hands.structure import MicroPose, StructureLoss, crop_cells, decode_normalised, unpack
 from qwenlab.hands.training import structure_schedule
 from qwenlab.lab import world
 from qwenlab.lab.hands.train_pose_net import examples, joint_error, train
+from qwenlab.lab.judge.reading import load_networks
+from qwenlab.lab.judge.second import load_second_judge
 from qwenlab.lab.world.keypoints import of_picture
 from qwenlab.lab.world.sample import sample_scenes, write_scenes
 from qwenlab.training import train_lora
@@ -49,6 +54,22 @@ def settings(folder, out, **changes):
         "structural_max_sigma": 1.0,
     }  # fmt: skip
     return config_from_mapping(values | changes)
+
+
+@pytest.mark.parametrize("load", [load_pose_net, load_form_net, load_finder, load_networks, load_second_judge])
+@pytest.mark.parametrize("content", [None, b"", b"\xff" * 64, (5).to_bytes(8, "little") + b'{"a"', "cut", "other"])
+def test_a_missing_damaged_or_other_file_of_weights_is_one_line(tmp_path, load, content):
+    path = tmp_path / "weights.safetensors"
+    if content in ("cut", "other"):
+        save_file({"a.weight": torch.zeros(300)}, path)
+        path.write_bytes(path.read_bytes()[: 200 if content == "cut" else None])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(
+        QwenlabError, match=rf"cannot load the .* from {path}: train it with python -m qwenlab\."
+    ) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_keypoints_are_written_and_read(drawn):

@@ -149,6 +149,7 @@ def _resized(image: np.ndarray) -> Tensor:
 
 def load_networks(path: Path = WEIGHTS) -> tuple[PictureNet, HandNet]:
     """Both networks from one safetensors file, float32, in eval mode. Raises `QwenlabError` when it does not fit."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -156,7 +157,7 @@ def load_networks(path: Path = WEIGHTS) -> tuple[PictureNet, HandNet]:
         networks = PictureNet(), HandNet()
         for network, prefix in zip(networks, ("pictures.", "hands."), strict=True):
             network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         remedy = "train it with python -m qwenlab.lab.judge.train"
         raise QwenlabError(f"cannot load the judge from {path}: {remedy} ({str(error).splitlines()[0]})") from error
     return networks[0].eval(), networks[1].eval()

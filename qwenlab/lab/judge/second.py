@@ -106,6 +106,7 @@ class SecondJudge:
 
 def load_second_judge(path: Path = WEIGHTS) -> SecondJudge:
     """The second judge as shipped. Raises QwenlabError when the file does not fit."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     networks = {kind: SquareNet(len(classes)).eval() for kind, classes in CLASSES.items()}
@@ -116,7 +117,7 @@ def load_second_judge(path: Path = WEIGHTS) -> SecondJudge:
             network.load_state_dict(
                 {k.removeprefix(prefix): v.float() for k, v in tensors.items() if k.startswith(prefix)}
             )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         remedy = "train it with python -m qwenlab.lab.judge.train_second"
         raise QwenlabError(f"cannot load the second judge from {path}: {remedy}") from error
     return SecondJudge(networks, load_finder())
