@@ -24,19 +24,23 @@ from qwenlab.files import REPOSITORY, atomic_write_text
 
 PROJECT = "pyproject.toml"
 TORCH = ("torch", "torchvision", "torchaudio")  # built for each other and for Colab's driver
+# "tests" is the last folder that git and unzip write: where it is missing, the repository is missing or broke off
+# half-way. What lies there then is moved to /content/old, not deleted: it may be somebody's work.
 SET_UP = """\
 import os
 import sys
 
 if "google.colab" in sys.modules:
-    if not os.path.isdir("/content/qwenlab/qwenlab/course"):
+    if not os.path.isdir("/content/qwenlab/tests"):
         {get}
     sys.path.insert(0, "/content/qwenlab")
 from qwenlab.course.colab import REPOSITORY, begin
 
 begin()  # the cells read data_sample/ and write into runs/, so they run in the repository's folder"""
-CLONE = "!git clone --quiet --depth 1 {address} /content/qwenlab"
-NO_ADDRESS = 'sys.exit("Colab has this file alone: unzip the repository to /content/qwenlab, or use a fork (README).")'
+CLONE = "!cd /content; mv -T --backup=t qwenlab old 2>&-; git clone -q --depth 1 {address} qwenlab"
+NO_ADDRESS = (
+    'sys.exit("/content/qwenlab is not complete: unzip the repository to /content/qwenlab, or use a fork (README).")'
+)
 LINK = "[Open in Colab](https://colab.research.google.com/github/{owner}/blob/main/notebooks/{name})"
 _ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9-]+/[A-Za-z0-9._-]+?)(?:\.git)?/?")
 

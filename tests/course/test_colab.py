@@ -43,10 +43,11 @@ class Runtime:
         self.content, self.origin, self.wheels = folder / "content", folder / "you" / "qwenlab", folder / "wheels"
         for path in (self.content, self.wheels):
             path.mkdir()
+        (self.origin / "tests").mkdir(parents=True)  # an empty file stands for all of them
+        (self.origin / "tests" / "__init__.py").touch()
         for name in ("qwenlab", "notebooks", "pyproject.toml", "README.md", "LICENSE"):
             copy = shutil.copytree if (REPOSITORY / name).is_dir() else shutil.copy
             kept = {"ignore": shutil.ignore_patterns("*.safetensors", "__pycache__")} if copy is shutil.copytree else {}
-            self.origin.mkdir(parents=True, exist_ok=True)
             copy(REPOSITORY / name, self.origin / name, **kept)
         venv.create(folder / "runtime", with_pip=False, symlinks=os.name == "posix")
         scheme = {"base": str(folder / "runtime"), "platbase": str(folder / "runtime")}
@@ -71,7 +72,7 @@ class Runtime:
     def run(self, cell, times=1, **variables):
         """What was found after the cell ran `times` times in a new interpreter, and all that was printed."""
         path = self.content / "cell.py"
-        path.write_text(cell.replace("/content/", f"{self.content.as_posix()}/"), encoding="utf-8")
+        path.write_text(cell.replace("/content", self.content.as_posix()), encoding="utf-8")
         settings = {
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": f"url.{self.origin.parent.as_uri()}/.insteadOf",
@@ -141,8 +142,33 @@ def test_a_folder_without_the_package_is_no_clone(colab, inside):
 def test_an_empty_folder_is_cloned_into(colab):
     colab.commit()
     (colab.content / "qwenlab").mkdir()
-    found, _ = colab.run(set_up_cell(ADDRESS))
+    found, _ = colab.run(set_up_cell(ADDRESS), PIP_NO_DEPS="1")
     assert found["good"] == [True]
+
+
+@pytest.mark.parametrize("left", ["nothing checked out", "half the package", "a zip that broke off"])
+def test_a_clone_that_broke_off_is_made_again_and_nothing_is_lost(colab, left):
+    colab.commit()
+    clone = colab.content / "qwenlab"
+    if left == "a zip that broke off":
+        shutil.copytree(colab.origin / "qwenlab" / "course", clone / "qwenlab" / "course")
+    else:
+        options = ["--no-checkout"] if left == "nothing checked out" else []
+        subprocess.run(["git", "clone", "-q", *options, colab.origin, clone], check=True)
+        (clone / ".git" / "index.lock").touch()  # of a git that was killed
+    if left == "half the package":
+        for name in ("tests", "qwenlab/training", "qwenlab/errors.py"):  # git writes in alphabetical order
+            (shutil.rmtree if (clone / name).is_dir() else os.unlink)(clone / name)
+    (clone / "my_lora.txt").write_text("hours of work")
+    found, said = colab.run(set_up_cell(""))
+    assert found["good"] == [False] and "/content/qwenlab is not complete: unzip" in said.replace(
+        str(colab.content), "/content"
+    )
+    assert "Traceback" not in said and "ModuleNotFoundError" not in said
+    found, said = colab.run(set_up_cell(ADDRESS), 2, PIP_NO_DEPS="1")
+    assert found["good"] == [True, True] and "Traceback" not in said, said
+    assert found["folder"] == clone.as_posix() and "mv:" not in said
+    assert (colab.content / "old" / "my_lora.txt").read_text() == "hours of work"
 
 
 def test_too_old_a_torch_is_named_and_left_alone(colab):
@@ -199,7 +225,7 @@ def test_an_address_is_written_everywhere_and_taken_out_again(tmp_path):
         before = json.loads(plain[tmp_path / "notebooks" / path.name])["cells"]
         target = f"https://colab.research.google.com/github/you/qwenlab/blob/main/notebooks/{path.name}"
         assert f"\n\n[Open in Colab]({target})\n\n" in source(cells[0])
-        assert f"!git clone --quiet --depth 1 {ADDRESS} /content/qwenlab" in source(setup_cell({"cells": cells}))
+        assert f"git clone -q --depth 1 {ADDRESS} qwenlab" in source(setup_cell({"cells": cells}))
         changed = [cell["id"] for cell, old in zip(cells, before, strict=True) if cell != old]
         assert changed == ["title", "set-up"]
     write_address(ADDRESS, tmp_path)  # a second time: one link, not two
