@@ -72,8 +72,8 @@ def redraw(
 
 def extend(
     picture: Picture,
-    prompt: Prompt,
     out: Out,
+    prompt: Annotated[str, typer.Option(help="What to draw there: place and style, no figure. For micro: none")] = " ",
     left: Side = 0,
     right: Side = 0,
     top: Side = 0,
@@ -83,7 +83,7 @@ def extend(
     precision: Precision = None,
     seed: Seed = 0,
     steps: Steps = 20,
-    guidance: Guidance = 4.0,
+    guidance: Guidance = 1.0,
     negative_prompt: NegativePrompt = None,
 ) -> None:
     """Draw beyond the edges of a picture. The result is larger, and the old pixels are in it unchanged."""

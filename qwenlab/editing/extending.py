@@ -1,8 +1,8 @@
 """Draw beyond the edges of a picture: the result is larger, and the old pixels are in it unchanged.
 
-Narrow strips are drawn one after the other, each in a window of the model's own area that shows the picture next to it.
-What is not drawn yet shows the picture mirrored, for the VAE's sake: a black or grey border would leak into the latents
-of the pixels beside it, which are kept.
+Strips are drawn one after the other, each in a window of the model's own area that shows the picture next to it. They
+do not start from noise alone but from the colours at the edge, carried on and noised: a model that knows pictures with
+a figure in the middle draws a part of another one beside it, wherever it is free to.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from qwenlab.data.images import to_rgb
-from qwenlab.editing.checks import check_extension
+from qwenlab.editing.checks import check_extension, check_strength
 from qwenlab.editing.latents import call_from_latents, check_edit, from_latents, to_latents
 from qwenlab.editing.masks import grow_to_tokens
 from qwenlab.editing.windows import Window, drawn_size
@@ -25,16 +25,15 @@ from qwenlab.model.limits import MAX_SEED, SIDE_STEP
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
-# Of a window so much is drawn; the rest shows what is there. Near the edge of a picture models draw background; a strip
-# of three eighths reaches to where the arms of a figure in the middle belong, and gets an arm of its own.
-FRESH = 1 / 8
+FRESH = 3 / 8  # of a window is drawn at most; the rest shows what is there
+STRENGTH = 0.8
 HEAL, SMOOTH = 16, 2.0  # pixels of the new strip that lead over from the old colours, and of smoothing along the edge
 
 
 def extend(
     pipeline: QwenImagePipeline,
     picture: Image.Image,
-    prompt: str,
+    prompt: str = NEGATIVE_PROMPT,
     *,
     left: int = 0,
     right: int = 0,
@@ -42,15 +41,19 @@ def extend(
     bottom: int = 0,
     seed: int = 0,
     steps: int = 20,
-    guidance: float = 4.0,
+    guidance: float = 1.0,
+    strength: float = STRENGTH,
     negative_prompt: str = NEGATIVE_PROMPT,
     progress: bool = False,
 ) -> Image.Image:
     """Extend a picture by so many pixels on each side.
 
     Args:
-        prompt: what the whole picture shows, place and style above all; each window is drawn with it.
+        prompt: what each window is drawn with: place and style, not the figure, which would be drawn again. By default
+            none: what is there says it. The micro model knows whole captions or none.
         seed: of the first window; the others' follow from it.
+        guidance: strengthens what the prompt names; 1 or less: off.
+        strength: the share of the steps that is walked; 1 forgets the colours at the edge.
 
     Returns: an RGB picture of (W + left + right, H + top + bottom); the old one lies in it bit for bit.
     Raises: QwenlabError for nothing or a negative number to extend by, a picture smaller than a token, a prompt that
@@ -59,16 +62,17 @@ def extend(
     from diffusers import QwenImageInpaintPipeline
 
     check_edit(pipeline, prompt, seed=seed, steps=steps, guidance=guidance)
+    check_strength(strength)
     check_extension(picture.size, left, right, top, bottom, dashes="")
     old = np.asarray(to_rgb(picture))
     canvas = np.pad(old, ((top, bottom), (left, right), (0, 0)))
     known = np.pad(np.ones(old.shape[:2], bool), ((top, bottom), (left, right)))
     for number, window in enumerate(windows(picture.size, (left, right, top, bottom), native_size(pipeline))):
         fresh = _shown(window, known.shape) & ~known
-        latents = to_latents(pipeline, window.view(mirrored_into(canvas, known)))
+        latents = to_latents(pipeline, window.view(carried_on(canvas, known)))
         drawn = call_from_latents(
             pipeline, QwenImageInpaintPipeline, latents, prompt, seed=(seed + 1_000_003 * number) % MAX_SEED,
-            steps=steps, guidance=guidance, strength=1.0, negative_prompt=negative_prompt, progress=progress,
+            steps=steps, guidance=guidance, strength=strength, negative_prompt=negative_prompt, progress=progress,
             mask_image=Image.fromarray(grow_to_tokens(window.view_levels(~known) > 0)),
             masked_image_latents=latents[None],
         )  # fmt: skip
@@ -128,15 +132,9 @@ def _shown(window: Window, shape: tuple[int, int]) -> np.ndarray:
     return inside
 
 
-def mirrored_into(canvas: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(H, W, 3) whose unknown pixels are those that lie as far on the other side of the nearest known one."""
-    places = np.indices(known.shape)
-    nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-    other = [
-        np.clip(2 * near - here, 0, side - 1) for near, here, side in zip(nearest, places, known.shape, strict=True)
-    ]
-    other = np.where(known[tuple(other)], other, nearest)  # a narrow picture has no pixel so far inside
-    return canvas[tuple(other)]
+def carried_on(canvas: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(H, W, 3) whose unknown pixels are those of the nearest known one."""
+    return canvas[tuple(distance_transform_edt(~known, return_distances=False, return_indices=True))]
 
 
 def healed(old: np.ndarray, new: np.ndarray, known: np.ndarray) -> np.ndarray:

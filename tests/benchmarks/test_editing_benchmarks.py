@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.editing import common, flow, redrawing, refining, turns, words
+from benchmarks.editing import common, extending, flow, grey_masks, redrawing, refining, turns, words
 from qwenlab.lab.editing import calibrate_heads
 from qwenlab.lab.editing.heads import HeadNet
 from qwenlab.lab.networks import save_half
+from qwenlab.lab.results import check_stamped_file
 from qwenlab.model.pipeline import load_pipeline
 
 
@@ -86,6 +87,31 @@ def test_flow_edit_is_screened_and_reported(bench, monkeypatch):
     monkeypatch.setitem(flow.WAYS, common.DEVELOPMENT, first)
     assert set(bench(flow, "--part", "development")["development"]) == set(first)
     assert set(bench(flow)["report"]) == set(flow.WAYS["report"])
+
+
+def test_extending_keeps_old_pixels_and_a_copied_edge_has_no_seam(bench, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = HeadNet()
+    monkeypatch.setattr(extending, "load_head_net", lambda: network)
+    monkeypatch.setattr(extending, "WEIGHTS", common.USED)
+    report = bench(extending)["report"]
+    assert set(report) == set(extending.WAYS["report"])
+    assert all(row["old pixels bit for bit"] == row["pictures"] == 2 for row in report.values())
+    assert report[extending.NOT_DRAWN]["edges"] < report["extend"]["edges"]
+
+
+def test_a_strip_alone_holds_no_old_pixel():
+    image = np.zeros((128, 128, 3), np.uint8)
+    image[:, 80:] = 9
+    alone = extending.strip_alone(image)
+    assert alone.shape == image.shape and (alone == 9).all()
+
+
+def test_the_picture_of_grey_masks_is_stamped(tmp_path, monkeypatch, micro):
+    monkeypatch.setattr(grey_masks, "load_pipeline", lambda name: micro)
+    monkeypatch.setattr(sys, "argv", ["grey_masks", "--steps", "2", "--out", str(tmp_path / "grey.webp")])
+    grey_masks.main()
+    assert check_stamped_file(tmp_path / "grey.webp") == []
 
 
 def test_scenes_to_choose_on_and_to_report_on_are_others():

@@ -29,10 +29,11 @@ def seam_ratio(drawn: np.ndarray, true: np.ndarray) -> Effect:
     """Steps across the edges of pictures (P,), over those of the true drawings (P,): a ratio of sums, 1 if no seam.
 
     The interval is over pictures (Taylor linearisation; Cochran, Sampling Techniques, 1977, chapter 6). Raises
-    ValueError when the true drawings have no steps at all, and as `qwenlab.lab.statistics.mean`.
+    ValueError when the true drawings have no steps at all.
     """
     drawn, true = np.asarray(drawn, float), np.asarray(true, float)
     if not true.sum() > 0:
         raise ValueError("the true drawings are flat at these edges: there is nothing to compare with")
     ratio = drawn.sum() / true.sum()
-    return mean(ratio + (drawn - ratio * true) / true.mean())
+    values = ratio + (drawn - ratio * true) / true.mean()
+    return mean(values, span=None if np.ptp(values) else 1)

@@ -44,13 +44,14 @@ class Picture:
     head: tuple[float, float, float]  # x, y, radius
 
 
-def render(scene: Scene, size: int = 128, anatomy: Anatomy | None = None) -> Picture:
+def render(scene: Scene, size: int = 128, anatomy: Anatomy | None = None, *, shift: float = 0.0) -> Picture:
     """Draw a scene. The same scene gives the same picture at every size.
 
     Args:
         scene: what to show; ``scene.seed`` decides what the caption leaves open.
         size: side in pixels.
         anatomy: wrong anatomy on request; right anatomy by default.
+        shift: of the figure to the right, in widths of the picture; the background stays.
     """
     anatomy = anatomy or Anatomy()
     style = STYLE_OF[scene.style]
@@ -58,7 +59,7 @@ def render(scene: Scene, size: int = 128, anatomy: Anatomy | None = None) -> Pic
     bones = pose(scene, rng)
     full = scene.framing == "全身"
     scale = (FULL_SCALE if full else HALF_SCALE) * (1 + rng.uniform(-0.025, 0.025))
-    dx = 0.5 + rng.uniform(-0.02, 0.02)
+    dx = 0.5 + rng.uniform(-0.02, 0.02) + shift
     dy = (0.965 - scale) if full else 0.098 + rng.uniform(-0.008, 0.008)
     mirror = scene.view == "侧面" and rng.random() < 0.5
 
