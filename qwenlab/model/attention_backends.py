@@ -31,7 +31,8 @@ def padding_leak(backend: str, device: torch.device | str, dtype: torch.dtype) -
     """How much padding changes the answer of a backend, relative to the answer; rounding only when it is right.
 
     A batch of two samples, one with 24 of 64 tokens padded, against the same two samples alone without padding. The
-    padded positions hold large numbers, so that a leak shows. Raises what the backend raises when it takes no mask.
+    padded positions hold large numbers, so that a leak shows. Goes backwards, too, as training does. Raises what the
+    backend raises when it takes no mask or has no gradient.
     """
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
@@ -41,12 +42,16 @@ def padding_leak(backend: str, device: torch.device | str, dtype: torch.dtype) -
     mask[0, ..., 8:32] = False  # padding stands between the text and the image
     key[0, 8:32], value[0, 8:32] = 3.0, 30.0
     kept = mask[0, 0, 0]
+    for x in (query, key, value):
+        x.requires_grad_()
 
     def attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:  # (B, S, H, D)
         return dispatch_attention_fn(q, k, v, attn_mask=attn_mask, backend=backend).float()
 
-    with torch.no_grad():
+    with torch.enable_grad():
         together = attend(query, key, value, mask)
+        together[:, kept].sum().backward()
+    with torch.no_grad():
         alone = attend(*(x[:1, kept].contiguous() for x in (query, key, value)), None)[0]
         whole = attend(*(x[1:] for x in (query, key, value)), None)[0]
     worst = max((together[0, kept] - alone).abs().max().item(), (together[1] - whole).abs().max().item())
@@ -54,14 +59,14 @@ def padding_leak(backend: str, device: torch.device | str, dtype: torch.dtype) -
 
 
 def check_attention_backend(backend: str, device: torch.device | str, dtype: torch.dtype) -> None:
-    """Refuse a backend that is unknown, cannot run here, takes no padding mask or mistakes it: QwenlabError."""
+    """Refuse a backend that is unknown, cannot train here, takes no padding mask or mistakes it: QwenlabError."""
     _require_available(backend)
     try:
         leak = padding_leak(backend, device, dtype)
     except Exception as error:  # kernels raise anything: no such operator, a missing package, a shape they do not take
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise QwenlabError(
-            f"attention_backend: {backend!r} cannot attend with a padding mask here ({reason}); use native, which "
+            f"attention_backend: {backend!r} cannot train with a padding mask here ({reason}); use native, which "
             "takes the flash kernel by itself where nothing is padded"
         ) from error
     tolerance = LEAK_TOLERANCE.get(dtype, 5e-2)

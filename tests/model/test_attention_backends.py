@@ -51,9 +51,9 @@ def test_a_leak_of_padding_is_found_and_refused(leaky, dtype):
     ("backend", "message"),
     [
         ("natve", "attention_backend: 'natve' is unknown; did you mean 'native'?"),
-        ("flash", "'flash' cannot attend with a padding mask|Flash Attention backend 'flash' is not usable"),
+        ("flash", "'flash' cannot train with a padding mask|Flash Attention backend 'flash' is not usable"),
         ("xformers", "xformers is not installed or does not fit"),
-        ("_native_flash", "'_native_flash' cannot attend with a padding mask here"),
+        ("_native_flash", "'_native_flash' cannot train with a padding mask here"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(pipeline, backend, message):

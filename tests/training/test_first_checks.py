@@ -1,5 +1,6 @@
 """What stops a run is said before the first picture is encoded."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,13 @@ def test_a_good_run_does_encode(config, encoded, tmp_path):
     assert len(encoded) == 9  # four pictures, their captions, the empty one
 
 
-@pytest.mark.parametrize("name", ["flahs", "", "_native_math_", "flash", "sage", "xformers"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flahs", "", "Native", " native", "native\n", "sdpa", "_native_math_", "flash", "sage", "xformers", "_flash_3",
+        "flash_hub", "_native_npu", "_native_flash", "flex",
+    ],
+)  # fmt: skip
 def test_attention_backends_that_cannot_run_here(config, encoded, name):
     refused(replace(config, attention_backend=name), encoded, "attention_backend: ")
 
@@ -95,6 +102,39 @@ def test_what_is_no_lora_file(config, encoded, tmp_path, content):
         path.write_bytes(content)
     refused(replace(config, init_lora=str(path)), encoded, "init_lora: ")
     refused(replace(config, init_lora=str(tmp_path)), encoded, "init_lora: ")
+
+
+@pytest.mark.parametrize(
+    "name", ["https://example.org/a.safetensors", "~/nowhere.safetensors", "a\0b", "a" * 5000, "link", "pipe"]
+)
+def test_names_that_lead_to_no_lora_file(config, encoded, tmp_path, name):
+    path = tmp_path / name
+    if name == "link":
+        path.symlink_to(path)
+    elif name == "pipe":
+        os.mkfifo(path)  # reading it would wait for ever
+    refused(replace(config, init_lora=str(path) if name in ("link", "pipe") else name), encoded, "init_lora: ")
+
+
+def test_a_lora_cut_short_or_of_another_kind(config, encoded, tmp_path):
+    path = lora(tmp_path / "a.safetensors")
+    whole, state = path.read_bytes(), load_file(path)
+    path.write_bytes(whole[:-100])
+    refused(replace(config, init_lora=str(path)), encoded, "init_lora: ")
+    others = {
+        "no pairs": {name: x for name, x in state.items() if "lora_A" in name},
+        "swapped": {name: x.t().contiguous() for name, x in state.items()},
+        "DoRA": state | {f"transformer.{name}.lora_magnitude_vector": torch.ones(32) for name in LAYERS},
+        "LoKr": {
+            f"transformer.{name}.lokr_{w}": torch.ones(n, n) for name in LAYERS for w, n in (("w1", 2), ("w2", 16))
+        },
+        "weights": {f"{name}.weight": torch.ones(32, 32) for name in LAYERS},
+        "of the text encoder": {name.replace("transformer.", "text_encoder."): x for name, x in state.items()},
+        "nothing": {},
+    }
+    for tensors in others.values():
+        save_file(tensors, path)
+        refused(replace(config, init_lora=str(path)), encoded, "init_lora: ")
 
 
 def test_a_lora_with_nan(config, encoded, tmp_path):

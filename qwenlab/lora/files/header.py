@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,8 +151,8 @@ def open_safely(path: Path, framework: str) -> Iterator:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "no such LoRA file"
+    if not os.path.isfile(path):  # False, too, for a name that no file can have
+        what = "is a folder" if os.path.isdir(path) else "no such LoRA file"
         raise QwenlabError(f"{path}: {what}; give the path of a .safetensors file")
     with open(path, "rb") as raw:
         start = raw.read(HEAD)
