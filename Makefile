@@ -1,5 +1,6 @@
 # Two commands: `make lab` opens the first lesson, `make test` runs every test and every notebook.
 # `test` has two workers, each a file at a time. Both commands first create the environment .venv (once).
+# A third, `make browser`, tries the page of the editing session in Chromium, which must be installed.
 # Another interpreter: make lab PYTHON=python3.12
 
 PYTHON ?= python3
@@ -9,13 +10,17 @@ STAMP  := $(VENV)/.installed
 # Jupyter refuses to run as root, which is who one is in most containers.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: lab test clean
+.PHONY: lab test browser clean
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab $(AS_ROOT) --config=docs/jupyterlab/config.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+browser: $(STAMP)
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m pytest tests/browser/page_in_chromium.py
 
 # uv resolves and downloads in seconds; it lives inside the environment, so nothing else is touched.
 # Compiled at once: uv leaves that to the first import, and where Python may not write, to every import.

@@ -133,14 +133,19 @@ class ImageTable:
             listed = f'<ol style="font-size: 90%">{"".join(f"<li>{item}</li>" for item in items)}</ol>'
         return f'<p style="font-size: 90%"><em>{html.escape(self.alt)}</em></p>{listed}'
 
-    def _ipython_display_(self) -> None:
+    def outputs(self) -> list[tuple[dict[str, object], dict[str, object]]]:
+        """What a notebook shows below a cell, as (data, metadata): the picture, then the words."""
         # Two outputs and not one HTML table: code-hosting sites show image outputs but may strip images from HTML.
-        from IPython.display import display
-
         shown = {"alt": self.alt} | ({"width": self.width} if self.width else {})
         kind, data = encode_for_page(self.sheet)
-        display({kind: data, "text/plain": self.alt}, metadata={kind: shown}, raw=True)
-        display({"text/html": self.to_html(), "text/plain": str(self)}, raw=True)
+        picture = {kind: data, "text/plain": self.alt}, {kind: shown}
+        return [picture, ({"text/html": self.to_html(), "text/plain": str(self)}, {})]
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        for data, metadata in self.outputs():
+            display(data, metadata=metadata, raw=True)
 
 
 def image_table(

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "flow_editing": ["flow_edit"],
         "instructing": ["instruct"],
         "masks": ["grow_to_tokens", "read_mask"],
+        "page": ["SessionPage", "history_figure"],
         "pointing": ["joints_mask", "word_mask"],
         "redrawing": ["redraw"],
         "session": ["EditSession"],

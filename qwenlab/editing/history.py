@@ -181,6 +181,8 @@ def _turn(entry: dict[str, Any], number: int) -> Turn:
         raise ValueError(f"its number is {turn.number}")
     if turn.method not in METHODS:
         raise ValueError(f"unknown method {turn.method!r}")
+    if turn.method != "start" and None in (turn.seed, turn.steps, turn.guidance):
+        raise ValueError("seed, steps or guidance is missing")
     if (turn.parent is None) != (turn.method in ROOTS) or not 1 <= (turn.parent or 1) <= max(number - 1, 1):
         raise ValueError(f"its parent is {turn.parent}")
     if (turn.mask is None) != (turn.method != "redraw"):
