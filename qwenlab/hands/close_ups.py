@@ -51,7 +51,7 @@ def write_close_ups(dataset: Dataset, folder: Path, size: int, kinds: Sequence[s
                 moved = moved_a_little(region, rng, mirror=region.kind == "feet" and k % 2 == 1)
                 name = f"{sample.path.stem}-{region.kind}-{number}-{k:02d}.png"
                 moved = above_the_edge(moved, picture.height)
-                cut(picture, moved, size).save(folder / "images" / name)
+                cut(picture, moved, size).save(folder / "images" / name, compress_level=1)  # read soon, and once
                 found[name] = joints_in_square(joints, moved, size)
                 row = {"file_name": name, "text": close_up_caption(sample.text, region.kind)}
                 lines.append(json.dumps(row, ensure_ascii=False))

@@ -21,7 +21,7 @@ from qwenlab.data.regions import Region
 # Of a square's side, in sides of the region: what lies around a hand tells how to join it to the arm. The region of a
 # pair of feet has the legs in it already.
 CONTEXT = {"hand": 1.5, "feet": 1.25}
-_FINER = 4  # times more pixels while turning, against jagged edges
+_FINER = 4  # at most so many times more pixels while turning, against jagged edges
 
 
 def cut(image: Image.Image, region: Region, size: int, context: float | None = None) -> Image.Image:
@@ -34,10 +34,13 @@ def cut(image: Image.Image, region: Region, size: int, context: float | None = N
     left, top = math.floor(region.x) - half, math.floor(region.y) - half
     rows = np.clip(np.arange(top, top + 2 * half), 0, image.height - 1)
     columns = np.clip(np.arange(left, left + 2 * half), 0, image.width - 1)
-    around = Image.fromarray(np.asarray(image.convert("RGB"))[rows[:, None], columns])
+    inside = image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)).convert("RGB")
+    beyond = [(first := int((x == x[0]).sum()) - 1, len(x) - first - (x[-1] - x[0] + 1)) for x in (rows, columns)]
+    around = Image.fromarray(np.pad(np.asarray(inside), [*beyond, (0, 0)], mode="edge"))
     local = replace(region, x=region.x - left, y=region.y - top)
-    finer = _moved(around, _to_picture(local, size * _FINER, context), (size * _FINER,) * 2)
-    return finer.resize((size, size), Image.Resampling.LANCZOS)
+    finer = min(_FINER, math.ceil(region.side * context / size))  # as fine as the picture: more would show no more
+    turned = _moved(around, _to_picture(local, size * finer, context), (size * finer,) * 2)
+    return turned if finer == 1 else turned.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def above_the_edge(region: Region, height: int) -> Region:

@@ -121,6 +121,16 @@ def test_a_square_goes_back_where_it_was_cut(angle, flip):
     assert share == pytest.approx(1 / 1.5**2, abs=0.02)
 
 
+@pytest.mark.parametrize("x, y, side", [(128, 120, 90), (128, 120, 20), (0, 0, 60), (250, 128, 200), (-900, 30, 40)])
+def test_a_square_is_as_fine_as_one_cut_with_more_pixels_and_made_smaller(x, y, side):
+    image = Image.fromarray(world.render(scene(0), 256).image)
+    region = Region("hand", x, y, side, angle=25.0)
+    expected = cut(image, region, 4 * 64).resize((64, 64), Image.Resampling.LANCZOS)
+    far = np.abs(np.asarray(cut(image, region, 64)).astype(int) - np.asarray(expected))
+    assert far.mean() < 1 and np.percentile(far, 99) < 16
+    assert np.asarray(expected).std() > 10 or x < 0, "beyond the picture its edge is repeated"
+
+
 def test_feet_have_room_for_a_third():
     picture = world.render(scene(), 128, world.Anatomy(feet="third"))
     region = feet_region(picture.feet)
