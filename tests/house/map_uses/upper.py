@@ -7,6 +7,16 @@ from instructing import instruct
 drawn = instruct(tiny_pipeline(), [Image.new("RGB", (32, 16), "red")], "1女孩", seed=5, steps=2)
 assert drawn.size == (32, 16)
 """,
+    "editing/history.py": """
+from PIL import Image
+from history import History, SessionFolder, StoredFile, Turn
+folder = SessionFolder("session")
+folder.create(History({"name": "mine"}))
+turn = Turn(1, None, "start", "1女孩", StoredFile("none", ""), (1, 1))
+folder.add(folder.read(), turn, Image.new("RGB", (4, 2), "red"), None)
+(found,) = SessionFolder("session").read().turns
+assert found.size == (4, 2) and folder.picture(found).getpixel((3, 1)) == (255, 0, 0)
+""",
     "data/images.py": """
 from PIL import Image
 from images import fit_image, image_size, open_image
