@@ -24,7 +24,7 @@ from qwenlab.model.pipeline import load_pipeline
 from qwenlab.show import encode_image, grid
 
 SCENES, SEED, GUIDANCE = 3, 64_000, 2.5
-FROM, TO = "草地", "夜空"
+FROM, TO = "花园", "夜空"
 COLUMNS = ("before", "mask", "grey mask", "black and white")
 
 

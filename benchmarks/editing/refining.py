@@ -91,8 +91,9 @@ def measure(pipeline: Any, judge: Judge, way: str, found: list[world.Scene], ste
 
 
 def summary(rows: list[Row], before: list[Row]) -> dict[str, Any]:
-    """Shares and means, and differences to the pictures before."""
-    hands = [ratio_table(column(part, "right"), column(part, "hands")) for part in (rows, before)]
+    """Shares and means, and differences to the pictures before; hands are counted against those read before."""
+    there = column(before, "hands")
+    hands = [ratio_table(np.minimum(column(part, "right"), there), there) for part in (rows, before)]
     feet = [row["feet"] for row in rows if row["feet"] is not None]
     result = {
         "right hands": mean(hands[0], span=1), "hands read": int(column(rows, "hands").sum()),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
 FRESH = 3 / 8  # of a window is drawn at most; the rest shows what is there
-STRENGTH = 0.8
+STRENGTH = 0.7
 HEAL, SMOOTH = 16, 2.0  # pixels of the new strip that lead over from the old colours, and of smoothing along the edge
 
 

@@ -19,7 +19,7 @@ from qwenlab.model.generation import native_size
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
-SHARE = 0.2  # of the way from the patch that reads a word least to the one that reads it most
+SHARE = 0.3  # of the way from the patch that reads a word least to the one that reads it most
 NOSE, NECK = 0, 1  # rows of the body's joints
 PARTS = ("head", "right hand", "left hand", "hands", "feet")
 

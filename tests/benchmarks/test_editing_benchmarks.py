@@ -12,6 +12,7 @@ from qwenlab.lab.editing import calibrate_heads
 from qwenlab.lab.editing.heads import HeadNet
 from qwenlab.lab.networks import save_half
 from qwenlab.lab.results import check_stamped_file
+from qwenlab.lora.io import remove_lora
 from qwenlab.model.pipeline import load_pipeline
 
 
@@ -43,6 +44,7 @@ def bench(tmp_path, monkeypatch, micro):
         before = [path.stat().st_mtime_ns for path in records]
         sys.argv.append("--table")
         module.main()
+        remove_lora(micro)
         assert records and [path.stat().st_mtime_ns for path in records] == before
         return json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
 
@@ -72,9 +74,9 @@ def test_refining_is_measured_against_the_picture_before(bench):
 
 def test_the_share_of_a_word_is_chosen_on_other_scenes(bench):
     table = bench(words)
-    chosen = table["development"]["all"]
+    chosen = table["development"][words.THINGS]
     assert chosen[str(table["best on development"])] == max(chosen.values())
-    assert set(table["report"]["all"]) >= {"share 0.5", "all patches"}
+    assert set(table["report"][words.THINGS]) >= {"share 0.5", "all patches"}
 
 
 def test_overlap():
