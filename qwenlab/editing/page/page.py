@@ -23,7 +23,7 @@ SMALL = 96  # pixels of a picture in the strip
 METHODS = {
     "generate": ("New picture", "Draw a picture from the prompt alone: a tree of its own."),
     "edit": ("Edit by words", "Change the picture as the instruction says, with the edit LoRA."),
-    "redraw": ("Redraw mask", "Draw what is painted again; the rest stays as it is, pixel for pixel."),
+    "redraw": ("Redraw mask", "Draw the painted tokens again; outside them no pixel changes."),
     "extend": ("Extend", "Draw beyond the edges; the old picture lies unchanged in the new one."),
     "refine": ("Refine", "Draw the whole picture again from a little noise."),
 }
@@ -166,7 +166,7 @@ class SessionPage:
 
     def _show_method(self) -> None:
         method = self.method.value
-        self.hint.value = html.escape(METHODS[method][1])
+        self.hint.value = f'<div style="line-height: 1.4">{html.escape(METHODS[method][1])}</div>'
         self.guidance.value = EDIT_GUIDANCE if method == "edit" else GUIDANCE
         self.strength.value = STRENGTH if method == "refine" else 1.0
         for name, row in self._rows.items():
@@ -227,7 +227,9 @@ class SessionPage:
 
     def _layout(self) -> widgets.VBox:
         def row(words: str, *fields: Any) -> widgets.VBox:
-            return widgets.VBox([widgets.HTML(f"<b>{words}</b>"), *fields])
+            return widgets.VBox(
+                [widgets.HTML(f'<div style="line-height: 1.4; font-weight: bold">{words}</div>'), *fields]
+            )
 
         def side_by_side(fields: dict[str, Any]) -> widgets.HBox:
             cells = [widgets.VBox([widgets.HTML(words), field]) for words, field in fields.items()]
