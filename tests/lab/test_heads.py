@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from qwenlab.errors import QwenlabError
-from qwenlab.lab.editing.heads import STRIDE, HeadNet, load_head_net
-from qwenlab.lab.editing.train_heads import NEAR, SIZE, draw, examples, heat_loss, train
+from qwenlab.lab import world
+from qwenlab.lab.editing.heads import STRIDE, HeadNet, count_heads, load_head_net
+from qwenlab.lab.editing.train_heads import NEAR, SIZE, draw, examples, heat_loss, held_out, train
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -48,3 +50,15 @@ def test_a_file_that_is_no_counter_is_one_line(tmp_path, name):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(QwenlabError, match="train_heads"):
         load_head_net(tmp_path / name)
+
+
+def test_the_shipped_counter_is_right():
+    images, counts = held_out(60)
+    found = count_heads(load_head_net(), [Image.fromarray(image) for image in images])
+    assert np.mean(np.equal(found, counts)) >= 0.95
+
+
+def test_a_picture_beside_itself_has_two_heads():
+    image = world.render(world.sample_scene(np.random.default_rng(5))).image
+    wide = Image.fromarray(np.concatenate([image, image], axis=1))
+    assert count_heads(load_head_net(), [Image.fromarray(image), wide]) == [1, 2]

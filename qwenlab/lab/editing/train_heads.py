@@ -130,9 +130,9 @@ def held_out(count: int, style: str | None = None, seed: int = SEED + 1) -> tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=4500)
+    parser.add_argument("--pictures", type=int, default=3600)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     options = parser.parse_args()
     network = train(options.steps, options.batch, options.pictures, load_vae(MICRO_WEIGHTS))
