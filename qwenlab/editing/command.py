@@ -30,10 +30,8 @@ Picture = Annotated[Path, typer.Argument(help="Picture to start from; the file i
 Out = Annotated[Path, typer.Option(help="Picture to write: .png, .jpg or .webp; PNG alone keeps every pixel")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same picture")]
 EditGuidance = Annotated[
-    float,
-    typer.Option(
-        help="Away from the negative prompt; 1 or less: off, twice as fast, and how LoRAs on micro are measured"
-    ),
+    float | None,
+    typer.Option(help="Away from the negative prompt; 1 or less: off. Default: 4.0 for an Edit model, else off"),
 ]
 Side = Annotated[int, typer.Option(help="Pixels to draw on this side")]
 
@@ -110,11 +108,13 @@ def edit(
     precision: Precision = None,
     seed: Seed = 0,
     steps: Steps = 20,
-    guidance: EditGuidance = 4.0,
+    guidance: EditGuidance = None,
     negative_prompt: NegativePrompt = None,
 ) -> None:
     """Change a picture by instruction, with an Edit model, or a LoRA that was trained on references."""
-    sources, drawing = _check(instruction, lora, seed, steps, guidance, negative_prompt)
+    sources, drawing = _check(instruction, lora, seed, steps, 4.0 if guidance is None else guidance, negative_prompt)
+    if guidance is None and negative_prompt is None:
+        drawing["guidance"] = None
     from qwenlab.data.images import open_image
     from qwenlab.model.references import check_references, is_edit
 

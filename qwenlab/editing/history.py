@@ -61,7 +61,7 @@ class Turn:
         method: one of METHODS.
         prompt: what the whole picture shows, which later turns go on with.
         size: (width, height) in pixels.
-        instruction: of `edit`, what was to change.
+        instruction: of `edit`, what was to change; of `extend`, what is new, if it was said.
         seed, steps, guidance: None of `start`, which draws nothing.
         arguments: the method's own, such as strength, or the pixels to extend by.
         mask: of `redraw`, white where it was drawn.

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qwenlab.model.generation import NEGATIVE_PROMPT
-from qwenlab.model.references import generate_beside
+from qwenlab.model.references import generate_beside, is_edit
 
 if TYPE_CHECKING:
     from diffusers import QwenImageEditPlusPipeline, QwenImagePipeline
     from PIL import Image
+
+
+def usual_guidance(pipeline: QwenImagePipeline | QwenImageEditPlusPipeline) -> float:
+    """That of instructions: 4.0 for an Edit model, as its card says; 1.0, off, for a LoRA on references."""
+    return 4.0 if is_edit(pipeline) else 1.0
 
 
 def instruct(
@@ -21,7 +26,7 @@ def instruct(
     size: tuple[int, int] | None = None,
     seed: int = 0,
     steps: int = 20,
-    guidance: float = 4.0,
+    guidance: float | None = None,
     negative_prompt: str = NEGATIVE_PROMPT,
     progress: bool = False,
 ) -> Image.Image:
@@ -34,11 +39,13 @@ def instruct(
     Args:
         references: RGB pictures, encoded in their own size in whole tokens of 16 pixels.
         size: (width, height) in pixels; None: that of the first reference, in whole tokens.
-        guidance: away from `negative_prompt`; 1 or less: off, twice as fast.
+        guidance: away from `negative_prompt`; 1 or less: off, twice as fast. None: as `usual_guidance` says.
 
     Raises: QwenlabError for no reference, one that is no RGB or smaller than a token, and for numbers, sizes and
         prompts that cannot be drawn with.
     """
+    if guidance is None:
+        guidance = usual_guidance(pipeline)
     return generate_beside(
         pipeline, references, instruction, seed, steps=steps, guidance=guidance, size=size,
         negative_prompt=negative_prompt, progress=progress,

@@ -26,8 +26,9 @@ from qwenlab.editing import provenance
 from qwenlab.editing.checks import check_something_stays, check_strength, check_text, check_whole
 from qwenlab.editing.describing import tree_lines
 from qwenlab.editing.history import History, SessionFolder, StoredFile, Turn, UsedLora
+from qwenlab.editing.instructing import usual_guidance
 from qwenlab.editing.masks import read_mask, white_pixels
-from qwenlab.editing.turns import EDIT_GUIDANCE, GUIDANCE, STEPS, STRENGTH, Drawing, OnStep, draw_turn, drawing_lock
+from qwenlab.editing.turns import EXTEND_GUIDANCE, GUIDANCE, STEPS, STRENGTH, Drawing, OnStep, draw_turn, drawing_lock
 from qwenlab.editing.windows import check_sides
 from qwenlab.errors import QwenlabError
 from qwenlab.model.generation import native_size
@@ -170,7 +171,7 @@ class EditSession:
             )
         if history.model["name"] == provenance.MICRO:
             provenance.check_words(instruction, provenance.triggers(self._files(provenance.of_session(history))))
-        return self._draw("edit", prompt, instruction=instruction, **{"guidance": EDIT_GUIDANCE} | how)
+        return self._draw("edit", prompt, instruction=instruction, **{"guidance": usual_guidance(self._pipeline)} | how)
 
     def redraw(
         self,
@@ -190,13 +191,17 @@ class EditSession:
         return self._draw("redraw", prompt, arguments, mask=mask, **how)
 
     def extend(
-        self, prompt: str | None = None, *, left: int = 0, right: int = 0, top: int = 0, bottom: int = 0,
+        self, words: str | None = None, *, left: int = 0, right: int = 0, top: int = 0, bottom: int = 0,
         **how: Unpack[Drawing],
     ) -> Image.Image:  # fmt: skip
-        """Draw so many pixels beyond the edges (`qwenlab.editing.extend`)."""
+        """Draw so many pixels beyond the edges (`qwenlab.editing.extend`).
+
+        words: place and style of what is new; None: what is there says it. The prompt of later turns stays.
+        """
+        check_text(words or "", "words")
         sides = {"left": left, "right": right, "top": top, "bottom": bottom}
         arguments = {name: check_whole(side, name) for name, side in sides.items()}
-        return self._draw("extend", prompt, arguments, **how)
+        return self._draw("extend", None, arguments, instruction=words, **{"guidance": EXTEND_GUIDANCE} | how)
 
     def refine(self, prompt: str | None = None, *, strength: float = STRENGTH, **how: Unpack[Drawing]) -> Image.Image:
         """Draw the whole picture again from a little noise (`qwenlab.editing.img2img`), by default with its prompt."""

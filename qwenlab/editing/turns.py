@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from qwenlab.editing.checks import check_extension, first_step
+from qwenlab.editing.extending import STRENGTH as EXTEND_STRENGTH
 from qwenlab.editing.extending import extend, windows
 from qwenlab.editing.history import Turn
 from qwenlab.editing.instructing import instruct
@@ -24,7 +25,7 @@ from qwenlab.editing.redrawing import redraw
 from qwenlab.editing.strength import img2img
 from qwenlab.errors import QwenlabError
 from qwenlab.lora.io import carries_lora, load_lora, remove_lora, weigh_loras
-from qwenlab.model.generation import generate, native_size
+from qwenlab.model.generation import NEGATIVE_PROMPT, generate, native_size
 from qwenlab.model.limits import check_drawing
 from qwenlab.model.references import is_edit
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
 
 STEPS, GUIDANCE = 20, 4.0
-EDIT_GUIDANCE = 4.0
+EXTEND_GUIDANCE = 1.0
 STRENGTH = 0.3  # of `refine`
 
 OnStep = Callable[[int, int], None]  # (calls of the transformer done, all of them)
@@ -77,7 +78,7 @@ def draw_turn(
         )[0],
         "edit": lambda: instruct(pipeline, [picture], turn.instruction, **how),
         "redraw": lambda: redraw(pipeline, picture, mask, turn.prompt, **turn.arguments, **how),
-        "extend": lambda: extend(pipeline, picture, turn.prompt, **turn.arguments, **how),
+        "extend": lambda: extend(pipeline, picture, turn.instruction or NEGATIVE_PROMPT, **turn.arguments, **how),
         "refine": lambda: img2img(pipeline, picture, turn.prompt, **turn.arguments, **how),
     }[turn.method]  # fmt: skip
     check_drawing(
@@ -90,9 +91,8 @@ def draw_turn(
 
 def calls(turn: Turn, picture: Image.Image | None, native: int) -> int:
     """How often the transformer is called: once a step, under guidance twice, for each window."""
-    walked = turn.steps
-    if "strength" in turn.arguments:
-        walked -= first_step(turn.arguments["strength"], turn.steps)
+    strength = turn.arguments.get("strength", EXTEND_STRENGTH if turn.method == "extend" else 1.0)
+    walked = turn.steps - first_step(strength, turn.steps)
     if turn.method == "extend":
         sides = tuple(turn.arguments[name] for name in ("left", "right", "top", "bottom"))
         check_extension(picture.size, *sides, dashes="")

@@ -73,7 +73,7 @@ def test_every_method_draws_as_the_fields_say(page, session, method):
     draw(page)
     turn = session.current
     arguments = {"generate": {}, "refine": {"strength": 0.75}}
-    assert turn.method == method and turn.prompt == "红色长发"
+    assert turn.method == method and turn.prompt == ("1女孩, 红色短发" if method == "extend" else "红色长发")
     assert turn.arguments == arguments.get(method, {"left": 0, "right": 16, "top": 0, "bottom": 0})
     assert page.brush.size == list(turn.size) and opened(page.brush.picture).size == turn.size
 

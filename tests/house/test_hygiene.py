@@ -283,7 +283,7 @@ def test_nothing_names_a_machine_of_ours():
 def test_weights_and_pictures_stay_small():
     heavy = {".safetensors", ".webp", ".png", ".jpg", ".jpeg", ".gif", ".npz", ".svg"}
     total = sum(path.stat().st_size for path in COMMITTED if path.suffix in heavy)
-    assert total < 48 * 1024**2, f"{total / 1024**2:.1f} MiB"
+    assert total < 61 * 1024**2, f"{total / 1024**2:.1f} MiB"
     sample = sum(path.stat().st_size for path in COMMITTED if "data_sample" in path.parts)
     assert sample < 6 * 1024**2, f"data_sample: {sample / 1024**2:.1f} MiB"
 

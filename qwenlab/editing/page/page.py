@@ -11,10 +11,11 @@ import ipywidgets as widgets
 
 from qwenlab.captions.vocabulary import english
 from qwenlab.editing.history import Turn
+from qwenlab.editing.instructing import usual_guidance
 from qwenlab.editing.page.figure import describe, history_figure, label, thumbnail
 from qwenlab.editing.page.parts import Brush, Compare, Strip
 from qwenlab.editing.session import EditSession
-from qwenlab.editing.turns import EDIT_GUIDANCE, GUIDANCE, STEPS, STRENGTH
+from qwenlab.editing.turns import EXTEND_GUIDANCE, GUIDANCE, STEPS, STRENGTH
 from qwenlab.errors import QwenlabError
 from qwenlab.model.limits import MAX_SIDE, MAX_STEPS, SIDE_STEP
 from qwenlab.show import encode_image
@@ -103,9 +104,9 @@ class SessionPage:
         method = self.method.value
         if method == "edit":
             return settings | {"instruction": self.instruction.value}
-        settings["prompt"] = self.prompt.value
         if method == "extend":
-            settings |= {name: field.value for name, field in self.sides.items()}
+            return settings | {name: field.value for name, field in self.sides.items()}
+        settings["prompt"] = self.prompt.value
         if method in ("redraw", "refine"):
             settings["strength"] = self.strength.value
         if method == "redraw":
@@ -167,14 +168,15 @@ class SessionPage:
     def _show_method(self) -> None:
         method = self.method.value
         self.hint.value = f'<div style="line-height: 1.4">{html.escape(METHODS[method][1])}</div>'
-        self.guidance.value = EDIT_GUIDANCE if method == "edit" else GUIDANCE
+        special = {"edit": usual_guidance(self.session.pipeline), "extend": EXTEND_GUIDANCE}
+        self.guidance.value = special.get(method, GUIDANCE)
         self.strength.value = STRENGTH if method == "refine" else 1.0
         for name, row in self._rows.items():
             row.layout.display = "flex" if method in name else "none"
         self._show_gloss()
 
     def _show_gloss(self) -> None:
-        text = self.instruction.value if self.method.value == "edit" else self.prompt.value
+        text = {"edit": self.instruction.value, "extend": ""}.get(self.method.value, self.prompt.value)
         gloss = english(text)
         self.gloss.value = (
             f'<div style="line-height: 1.4; font-style: italic">In English: {html.escape(gloss)}</div>'
@@ -236,7 +238,7 @@ class SessionPage:
             return widgets.HBox(cells, layout=widgets.Layout(flex_flow="row wrap"))
 
         self._rows = {
-            ("generate", "redraw", "extend", "refine"): row("Prompt: what the whole picture shows", self.prompt),
+            ("generate", "redraw", "refine"): row("Prompt: what the whole picture shows", self.prompt),
             ("edit",): row("Instruction: what is to change", self.instruction),
             ("redraw", "refine"): row("Strength: how much of the old picture is forgotten", self.strength),
             ("extend",): row("Pixels to draw on each side", side_by_side(self.sides)),
