@@ -7,8 +7,7 @@
     session.extend(right=32)
     print(session)
 
-Between two turns a picture is what its PNG file holds. `qwenlab.editing.strength.img2img` compares that with float
-pictures and with latents that are carried over.
+Between two turns a picture is what its PNG file holds; what that costs: `benchmarks/editing/turns.py`.
 """
 
 from __future__ import annotations
@@ -208,8 +207,6 @@ class EditSession:
         check_strength(strength)
         return self._draw("refine", prompt, {"strength": float(strength)}, **how)
 
-    # Moving about
-
     def undo(self) -> Turn:
         """Go back to the parent of the current turn and return it; nothing is deleted."""
         with drawing_lock(self._pipeline):
@@ -248,8 +245,6 @@ class EditSession:
         if self._unsaved:
             turn, image, mask = self._unsaved
             self._keep(turn, image, mask)
-
-    # Inside
 
     def _draw(
         self,
