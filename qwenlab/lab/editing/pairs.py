@@ -6,8 +6,8 @@ writes a data set folder with the column `reference`. A scene is drawn with two 
 each of these pictures is the answer to the others: with 红色短发 the one with red hair to the one with black, and back.
 A quarter of the combinations of attribute, value and style is never an answer; edits are judged on those.
 
-masks/ says how much each token's error counts in the loss (`unmasked_weight` 0: grey as it is): what an edit changes is
-often two of 64 tokens, and a model that copies everything has hardly any loss.
+masks/ says how much each token's error counts in the loss (`unmasked_weight` 0: grey as it is): shoes are about five of
+64 tokens, and a model that copies everything has hardly any loss.
 """
 
 from __future__ import annotations
