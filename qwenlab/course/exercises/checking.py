@@ -93,7 +93,8 @@ class Exercise:
         number = self.name.partition("_")[2]
         folded = [("Hint", self.hint), ("Solution", f"```python\n{self.solution}\n```")]
         help_ = "\n\n".join(f"<details><summary>{head}</summary>\n\n{text}\n\n</details>" for head, text in folded)
-        code = f"{self.stub}\n\ncheck.{self.name}({self.variable})"
+        defines = isinstance(ast.parse(self.stub).body[-1], ast.FunctionDef)
+        code = self.stub + ("\n\n\n" if defines else "\n\n") + f"check.{self.name}({self.variable})"
         return [("markdown", f"**Exercise {number}.** {self.task}"), ("code", code), ("markdown", help_)]
 
 

@@ -12,9 +12,9 @@ from qwenlab.course.exercises.checking import Problem, array, call, exercise
     task="The stock inpainting pipeline looks at one pixel of the mask for each latent cell. Write `grow(mask)`: a "
     "mask (H, W) of True and False, whose sides are multiples of 16, becomes one that is True in the whole of every "
     "token of 16 x 16 pixels that it touches.",
-    stub="def grow(mask):\n    ...",
-    hint="`mask.reshape(H // 16, 16, W // 16, 16)` puts the pixels of a token on axes 1 and 3. Which question does "
-    "`any` ask? `np.repeat` makes pixels of tokens again.",
+    stub="def grow(mask): ...",
+    hint="With `H, W = mask.shape`, `mask.reshape(H // 16, 16, W // 16, 16)` puts the pixels of a token on axes 1 and "
+    "3, and `any(axis=(1, 3))` says whether at least one of them is True. `repeat` makes pixels of tokens again.",
     solution="def grow(mask):\n"
     "    rows, columns = mask.shape[0] // 16, mask.shape[1] // 16\n"
     "    touched = mask.reshape(rows, 16, columns, 16).any(axis=(1, 3))\n"
@@ -44,7 +44,7 @@ def e11_1(answer):
     task="After a step of the sampler `x` has the noise level `sigma`. Write `hold(x, source, noise, sigma, mask)`: "
     "where the mask is 0 the result is the source, noised to this very level; where it is 1 it is `x`. All are "
     "tensors of one shape but for `sigma`, a number.",
-    stub="def hold(x, source, noise, sigma, mask):\n    ...",
+    stub="def hold(x, source, noise, sigma, mask): ...",
     hint="In this flow data and noise are mixed on a straight line: at sigma 0 all data, at sigma 1 all noise.",
     solution="def hold(x, source, noise, sigma, mask):\n"
     "    noised = (1 - sigma) * source + sigma * noise\n"
@@ -73,7 +73,7 @@ def e11_2(answer):
     task="Write `tokens(size, references)`: how many image tokens the transformer reads to draw a picture of `size` "
     "beside these references. `size` is (width, height) in pixels, `references` a list of such, all in multiples of "
     "16.",
-    stub="def tokens(size, references):\n    ...",
+    stub="def tokens(size, references): ...",
     hint="A token is 16 x 16 pixels, and each picture brings its own. With no reference it is text to image.",
     solution="def tokens(size, references):\n"
     "    return sum((width // 16) * (height // 16) for width, height in [size, *references])",
