@@ -15,6 +15,7 @@ from qwenlab.lab.statistics import mean, share
 
 KINDS = ATTRIBUTES
 FIELDS = ("success", "outside", "truth", "others_kept", "shift")
+MOST = {"outside": 100.0, "truth": 100.0, "shift": 128.0}  # dB, dB, pixels: for intervals where all values are equal
 Rows = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]  # way -> kind -> field -> a number a scene
 
 
@@ -57,7 +58,7 @@ def summary(
         own = of_way if kind == "all" else {kind: of_way[kind]}
         joined = {field: np.concatenate([part[field] for part in own.values()], axis=1) for field in FIELDS}
         result[kind] = {
-            field: asdict(share(table) if field in ("success", "others_kept") else mean(table))
+            field: asdict(mean(table, span=None if np.ptp(table) else MOST[field]) if field in MOST else share(table))
             for field, table in joined.items()
         }
         fixed = over_kinds(list(corrected.values())) if kind == "all" else corrected[kind]
