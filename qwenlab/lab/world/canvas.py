@@ -5,6 +5,9 @@ Coordinates are *canvas units*: x to the right, y down, both 0..1 over the pictu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.path import Path
@@ -70,11 +73,11 @@ class Canvas:
     """An RGBA picture of ``size`` x ``size`` pixels that is drawn on in canvas units.
 
     ``place(scale, dx, dy, mirror)`` sets the figure's own coordinates: a point p lands at ``(dx, dy) + scale * p``,
-    with x negated first when ``mirror`` is set.
+    with x negated first when ``mirror`` is set. ``part`` names what is being drawn, for canvases that keep a record.
     """
 
     def __init__(self, size: int, style=None):
-        self.size, self.style = size, style
+        self.size, self.style, self.part = size, style, ""
         self._agg = RendererAgg(size, size, 72)
         self._gc = self._agg.new_gc()
         self._gc.set_antialiased(True)
@@ -90,6 +93,17 @@ class Canvas:
             self.size * scale * flip, 0, 0, -self.size * scale, self.size * dx, self.size * (1 - dy)
         )
         self._matrix = np.array([[scale * flip, 0, dx], [0, scale, dy]])
+
+    @contextmanager
+    def moved(self, move: Affine2D | None) -> Iterator[None]:
+        """What is drawn within lands where ``move`` takes it, in figure coordinates; None moves nothing."""
+        before = self._to_pixels
+        if move is not None:
+            self._to_pixels = move + before
+        try:
+            yield
+        finally:
+            self._to_pixels = before
 
     def pixels(self, points) -> np.ndarray:
         """Figure coordinates (..., 2) to pixel coordinates (..., 2), origin at the top left."""

@@ -14,6 +14,7 @@ SKIN: Color = (1.0, 0.86, 0.76)
 MITTEN: Color = (0.96, 0.50, 0.42)
 WRONG_FINGERS = (3, 4, 6, 7, "fused", "smear")
 WRONG_FEET = ("missing", "third", "fused")
+LIMB_COUNTS = (0, 1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,13 @@ class Anatomy:
     """What to draw. ``fingers``: right and left hand, 3..7, "fused" or "smear" (5 is right); only open hands show it.
 
     ``feet``: "normal", "missing" (one foot gone), "third" (one too many) or "fused" (both grown together).
+    ``arms`` and ``legs``: how many, 0..3; a third one grows beside one of the others.
     """
 
     fingers: tuple[int | str, int | str] = (5, 5)
     feet: str = "normal"
+    arms: int = 2
+    legs: int = 2
 
     def __post_init__(self):
         for value in self.fingers:
@@ -32,6 +36,8 @@ class Anatomy:
                 raise ValueError(f"fingers is 5 or one of {WRONG_FINGERS}, not {value!r}")
         if self.feet != "normal" and self.feet not in WRONG_FEET:
             raise ValueError(f'feet is "normal" or one of {WRONG_FEET}, not {self.feet!r}')
+        if self.arms not in LIMB_COUNTS or self.legs not in LIMB_COUNTS:
+            raise ValueError(f"arms and legs are numbers of {LIMB_COUNTS}, not {self.arms!r} and {self.legs!r}")
 
 
 def finger_angles(count: int, rng: np.random.Generator) -> np.ndarray:

@@ -133,8 +133,10 @@ def draw_back_hair(canvas: Canvas, scene: Scene, center: np.ndarray, rng: np.ran
         canvas.shapes([(ellipse(center[0] - 0.055, center[1] - 0.158, 0.03, 0.02, -35), (0.36, 0.32, 0.75))])
 
 
-def draw_head(canvas: Canvas, scene: Scene, center: np.ndarray, rng: np.random.Generator) -> None:
-    """Face and front hair."""
+def draw_head(
+    canvas: Canvas, scene: Scene, center: np.ndarray, rng: np.random.Generator, gaze: np.ndarray | None = None
+) -> None:
+    """Face and front hair; ``gaze`` (2,) moves eyes and mouth, as when the head turns a little."""
     side = scene.view == "侧面"
     ear_x = (-0.03,) if side else (-_RX + 0.002, _RX - 0.002)
     face = [(ellipse(center[0], center[1], _RX, _RY), SKIN)]
@@ -142,7 +144,7 @@ def draw_head(canvas: Canvas, scene: Scene, center: np.ndarray, rng: np.random.G
         face.append((ellipse(center[0] + _RX - 0.006, center[1] + 0.058, 0.020, 0.015), SKIN))
     ears = [(ellipse(center[0] + x, center[1] + 0.042, 0.026, 0.032), SKIN) for x in ear_x]
     canvas.shapes(face if side else ears + face)
-    _face(canvas, scene, center, side, rng)
+    _face(canvas, scene, center if gaze is None else center + gaze, side, rng)
     _front_hair(canvas, scene, center, side)
     if side and scene.hair_style not in _LONG:
         canvas.shapes(ears)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib.transforms import Affine2D
 
 from .attributes import Scene
 
@@ -37,7 +38,7 @@ BODY_JOINTS = (
 FOOT_JOINTS = ("big_toe", "small_toe", "heel")
 RIGHT, LEFT = 0, 1
 UPPER_ARM, FOREARM, THIGH, SHIN = 0.122, 0.120, 0.152, 0.152
-HEAD_CENTER = (0.0, 0.19)
+HEAD_CENTER, HIP_HEIGHT = (0.0, 0.19), 0.63
 
 # action: ((right upper arm, right forearm), (left upper arm, left forearm)), then thighs and shins likewise.
 _FRONT_ARMS = {
@@ -71,9 +72,22 @@ _POCKET_ARM = {"正面": (34, -22), "侧面": (-14, 22)}
 _SIT_DROP, _JUMP_LIFT = 0.07, 0.075
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where a body that leans puts what the drawer draws upright."""
+
+    trunk: Affine2D  # takes the upright trunk, neck at (0, 0.375), to where it is
+    head: Affine2D  # takes the upright head, centre at (0, 0.19), to where it is
+    gaze: np.ndarray  # (2,) by how much the face's features lie beside the middle of the head
+    feet: tuple[Affine2D, Affine2D]  # take the right and left foot below an upright shin to where it is
+
+
 @dataclass
 class Skeleton:
-    """Joints in figure coordinates; ``arm`` angles are kept for the hands' directions."""
+    """Joints in figure coordinates; ``arm`` angles are kept for the hands' directions.
+
+    Without ``depth`` and ``placed`` limbs are drawn in the order of the action, and trunk and head upright.
+    """
 
     body: np.ndarray  # (18, 2)
     feet: np.ndarray  # (2, 3, 2)
@@ -82,6 +96,8 @@ class Skeleton:
     lift: float = 0.0  # height of the soles above the ground
     side: bool = False
     action: str = ""
+    depth: np.ndarray | None = None  # (4,) right and left arm, right and left leg; < 0 before the body, least nearest
+    placed: Placement | None = None
     joint: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -129,7 +145,7 @@ def pose(scene: Scene, rng: np.random.Generator) -> Skeleton:
         # The thumb points towards the body while the arm hangs, and turns over once the arm is raised.
         turned = 1.0 if abs(bend) < 60 else -1.0
         thumb_direction.append([-turned * sign * np.cos(a), turned * np.sin(a)])
-        hip = np.array([hip_x[i], 0.63])
+        hip = np.array([hip_x[i], HIP_HEIGHT])
         knee = _step(hip, THIGH, legs[i][0], sign)
         ankle = _step(knee, SHIN, legs[i][1], sign)
         toe = np.array([1.0, 0.12]) if side else np.array([0.45 * sign, 0.9])
