@@ -29,3 +29,17 @@ def write_pairs(folder: Path, count: int, with_reference: int, instruction: str 
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
     return folder
+
+
+def write_controlled(folder: Path, count: int) -> Path:
+    """`count` pictures noise(0), ... in images/, each with its control picture noise(20), ... in control/."""
+    for part in ("images", "control"):
+        (folder / part).mkdir(parents=True)
+    lines = []
+    for number in range(count):
+        noise(number).save(folder / "images" / f"{number}.png")
+        noise(20 + number).save(folder / "control" / f"{number}.png")
+        row = {"file_name": f"{number}.png", "text": "1女孩" + "长" * number, "control": f"control/{number}.png"}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    (folder / "captions.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder

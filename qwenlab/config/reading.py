@@ -37,6 +37,8 @@ _KEY = re.compile(r"[^:]+")
 def read_config(path: str | Path) -> TrainConfig:
     """Read a YAML file into a TrainConfig. Keys may stand at the top or in the sections of `SECTIONS`.
 
+    In the section `control` a key may be written without its beginning `control_`.
+
     Raises QwenlabError (one line, with the file) for a missing or broken file, one of another kind or encoding, a
     folder, an unknown key with the nearest valid name, a key or section that stands twice, a value of the wrong type,
     an impossible value.
@@ -50,7 +52,7 @@ def read_config(path: str | Path) -> TrainConfig:
         return config_from_mapping(content)
     except QwenlabError as error:
         name = _KEY.match(str(error)).group()
-        number = lines.get(name)
+        number = lines.get(name) or lines.get(name.removeprefix("control_"))
         cause = cause_of(text, (number, number + 1) if number else range(1, text.count("\n") + 2))
         place = f", line {number}" if number else ""
         raise QwenlabError(f"{path}{place}: {error}{cause}") from error
@@ -175,15 +177,16 @@ def config_from_mapping(content: Any) -> TrainConfig:
     """A TrainConfig from nested or flat settings; raises as `read_config` does, without a file name."""
     if not isinstance(content, Mapping):
         raise QwenlabError("holds no settings; write lines such as 'max_train_steps: 600'")
+    types_of = typing.get_type_hints(TrainConfig)
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if key in SECTIONS and not isinstance(value, Mapping):
             raise QwenlabError(f"{key}: is a section; indent its settings below it")
         for name, item in value.items() if key in SECTIONS else [(key, value)]:
+            name = f"control_{name}" if key == "control" and name not in types_of else name
             if name in flat:
                 raise QwenlabError(f"{plain(str(name))}: is set twice; delete one")
             flat[name] = item
-    types_of = typing.get_type_hints(TrainConfig)
     for name in flat:
         if name in ELSEWHERE:
             raise QwenlabError(f"{name}: is written {ELSEWHERE[name]}")

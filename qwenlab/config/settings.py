@@ -10,15 +10,19 @@ import typing
 import unicodedata
 from dataclasses import dataclass, field
 
+from qwenlab.config.control import check_control
 from qwenlab.errors import QwenlabError
 
-# Sections only group keys for the reader; every key has one name, whatever section it stands in.
-SECTIONS = ("model", "data", "training", "lora", "preview")
+# Sections only group keys for the reader; every key has one name, whatever section it stands in. In `control` the
+# beginning control_ is understood: kind is control_kind.
+SECTIONS = ("model", "data", "training", "lora", "control", "preview")
 # Written out here, so that a mistake in a file is answered without importing torch; tests compare them with
 # the code.
 CHOICES = {
     "base_precision": ("", "fp32", "bf16", "int8", "nf4"),
     "close_ups": ("hand", "feet", "bare_feet"),
+    "control_kind": ("", "controlnet", "in_context"),
+    "control_start": ("img_in", "zero"),
     "apply_to": ("attention-4", "attention-8", "mlp", "attention+mlp", "modulation"),
     "loss_weighting": ("none", "sigma_sqrt", "cosmap"),
     "lr_scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
@@ -29,7 +33,7 @@ CHOICES = {
 }
 POSITIVE = (
     "resolution", "batch_size_per_gpu", "gradient_accumulation_steps", "max_train_steps", "learning_rate",
-    "max_grad_norm", "rank", "alpha", "caption_orders", "text_encoder_alpha",
+    "max_grad_norm", "rank", "alpha", "caption_orders", "text_encoder_alpha", "control_blocks",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "save_every_n_steps", "preview_every_n_steps", "preview_steps", "seed",
@@ -46,9 +50,9 @@ MOST = {
 SHARES = ("dropout", "caption_dropout", "validation_share", "ema_decay")
 # Settings that do not change the weights.
 WITHOUT_EFFECT = (
-    "output_dir", "save_every_n_steps", "preview_prompts", "preview_references", "preview_every_n_steps",
-    "preview_steps", "cache_dir", "free_text_encoder", "validate_every_n_steps", "keep_checkpoints", "tensorboard",
-    "use_vae",
+    "output_dir", "save_every_n_steps", "preview_prompts", "preview_references", "preview_controls",
+    "preview_every_n_steps", "preview_steps", "cache_dir", "free_text_encoder", "validate_every_n_steps",
+    "keep_checkpoints", "tensorboard", "use_vae",
 )  # fmt: skip
 # Settings that came later: they count in the hash when they are set, so that older files keep theirs.
 LATER = (
@@ -57,7 +61,7 @@ LATER = (
     "init_lora", "text_encoder_rank", "text_encoder_alpha", "augment_hands", "hand_share", "close_ups",
     "use_structural_loss", "base_precision", "selective_checkpointing", "modulation_timesteps", "structural_weight",
     "structural_max_sigma", "structural_from_step", "openpose_dir", "rank_schedule", "rank_warmup_steps",
-    "rank_by_energy", "dylora",
+    "rank_by_energy", "dylora", "control_kind", "control_net", "control_blocks", "control_start",
 )  # fmt: skip
 # Names that other trainers, and the article, use -> what to write here.
 ELSEWHERE = {
@@ -152,9 +156,17 @@ class TrainConfig:
     dylora: bool = False  # each step trains a prefix of random length, so that every prefix of the LoRA works
     text_encoder_rank: int = 0  # of a second LoRA, on the text encoder; 0: the text encoder stays as it is
     text_encoder_alpha: float = 8.0
+    # control: a picture of each row that says where things are, such as a skeleton (the column "control")
+    # "controlnet": read by a net of its own, which alone is trained, no LoRA; "in_context": clean tokens beside the
+    # noisy ones, as a reference is, which a LoRA learns to read
+    control_kind: str = ""
+    control_net: str = ""  # ControlNet from which training goes on: a folder, or a name on the Hub; empty: a new one
+    control_blocks: int = 2  # of a new one, copies of the transformer's first
+    control_start: str = "img_in"  # its projection of the control picture: a copy of the one for pictures, or "zero"
     # preview
     preview_prompts: list[str] = field(default_factory=list)
     preview_references: list[str] = field(default_factory=list)  # a picture file for each prompt; "": none
+    preview_controls: list[str] = field(default_factory=list)  # a control picture's file for each prompt
     preview_every_n_steps: int = 0  # also before the first step, by the base
     preview_steps: int = 20  # steps of the sampler
     guidance: float = 4.0
@@ -220,6 +232,7 @@ class TrainConfig:
             raise QwenlabError("rank_by_energy: shares out a lower rank of rank_schedule; set that as well")
         if self.dylora and self.text_encoder_rank:
             raise QwenlabError("dylora: trains the transformer's LoRA only; set text_encoder_rank: 0")
+        check_control(self)
         if self.warmup_steps >= self.max_train_steps:
             raise QwenlabError(
                 f"warmup_steps: {self.warmup_steps} must be less than max_train_steps ({self.max_train_steps})"

@@ -8,6 +8,10 @@ For edits a line also names the picture before the change, or several, and its t
 
         references/a.png            {"file_name": "a.png", "text": "红色短发", "reference": "references/a.png"}
 
+To say where things are, a line names a control picture of the same shape, such as a skeleton:
+
+        control/img_001.png         {"file_name": "img_001.png", "text": "...", "control": "control/img_001.png"}
+
 `qwenlab.data.reader` reads this and other layouts, for training and for the check alike; `qwenlab.data.caches` keeps
 what `qwenlab.model.encoding` makes of them.
 """
@@ -36,13 +40,20 @@ _NAMED = 10  # names in one line
 class Sample:
     """One picture and its caption. `line` is the caption's line number in its file, from 1.
 
-    references: pictures that the caption speaks of, in order; the caption is then an instruction.
+    references: pictures that the caption speaks of, in order; the caption is then an instruction. control: the picture
+    that says where things are, if there is one.
     """
 
     path: Path
     text: str
     line: int
     references: tuple[Path, ...] = ()
+    control: Path | None = None
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """The pictures that are read with this one: references and control picture."""
+        return self.references + ((self.control,) if self.control else ())
 
 
 @dataclass(frozen=True)
@@ -61,9 +72,10 @@ def read_dataset(folder: str | Path) -> Dataset:
     """Read and check a dataset folder of any layout of `qwenlab.data.reader`; every image is decoded once.
 
     Raises QwenlabError, naming file, line and remedy, for: a missing folder or captions file, a line that is
-    not JSON or lacks a key, text that is not UTF-8 or garbled, a caption without its image or its references, two
-    captions of one image, a path or symbolic link that leaves the folder, an unreadable or huge image. What is not
-    used, how another layout was understood, and colours that were converted are warnings.
+    not JSON or lacks a key, text that is not UTF-8 or garbled, a caption without its image, its references or its
+    control picture, a control picture of another shape, two captions of one image, a path or symbolic link that leaves
+    the folder, an unreadable or huge image. What is not used, how another layout was understood, and colours that were
+    converted are warnings.
     """
     reading = read_folder(folder)
     errors = [finding for finding in reading.findings if finding.level == "error"]
@@ -72,8 +84,8 @@ def read_dataset(folder: str | Path) -> Dataset:
         first = next((finding for finding in errors if finding.rule == "endless-captions"), errors[0])
         more = f" ({len(errors) - 1} more: qwenlab check-dataset {folder})" if len(errors) > 1 else ""
         raise QwenlabError(first.refusal(reading.layout.folder) + more)
-    samples = tuple(Sample(record.path, record.text, record.line, record.references) for record in reading.records)
-    for path in dict.fromkeys(path for sample in samples for path in (sample.path, *sample.references)):
+    samples = tuple(Sample(r.path, r.text, r.line, r.references, r.control) for r in reading.records)
+    for path in dict.fromkeys(path for sample in samples for path in (sample.path, *sample.beside)):
         open_image(path)
     return Dataset(Path(folder), samples, tuple(_warnings(reading, samples)))
 

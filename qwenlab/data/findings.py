@@ -140,6 +140,14 @@ RULES: dict[str, Rule] = {
         "other teaches shift and zoom. Of a thing to be put in, any size is right.",
         "Give both pictures one size, if one is the other before the change.",
     ),
+    "no-control": Rule(
+        "error", "Control picture is missing", "The row would be learnt without what says where things are.",
+        "Add it, correct its name, or delete the line.", _LEFT_OUT,
+    ),
+    "bad-control": Rule(
+        "error", "Picture that cannot be the control picture", "It is laid on its picture, pixel on pixel: another "
+        "shape would say other places.", "Name a picture of the same shape, of at least 16 x 16 pixels.", _LEFT_OUT,
+    ),
     "second-caption": Rule(
         "error", "Two captions of one picture", "Both would be learnt, and they may contradict each other.",
         "Keep the better one.", "the first is kept",

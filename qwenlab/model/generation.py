@@ -93,10 +93,7 @@ def generate(
     try:
         for start in range(0, count, batch_size):
             batch = prompts[start : start + batch_size]
-            conditions = _condition(pipeline, "prompt", batch, embeddings)
-            if guidance > 1:  # the stock pipeline does not spread one negative prompt over a batch
-                negative = [negative_prompt] * len(batch)
-                conditions |= _condition(pipeline, "negative_prompt", negative, embeddings)
+            conditions = prompt_arguments(pipeline, batch, negative_prompt if guidance > 1 else None, embeddings)
             images += pipeline(
                 **conditions,
                 true_cfg_scale=guidance,
@@ -118,6 +115,22 @@ def _check_length(pipeline: QwenImagePipeline, text: str, max_tokens: int | None
         warnings.warn(
             f"'{text[:20]} ...' needs {needed} tokens: its end is cut off at max_tokens {max_tokens}", stacklevel=3
         )
+
+
+def prompt_arguments(
+    pipeline: QwenImagePipeline,
+    prompts: list[str],
+    negative_prompt: str | None,
+    embeddings: Mapping[str, torch.Tensor] | None,
+) -> dict[str, object]:
+    """What a stock pipeline's call needs to know of B prompts, and of the negative one (None: no guidance).
+
+    embeddings: as for `generate`.
+    """
+    arguments = _condition(pipeline, "prompt", prompts, embeddings)
+    if negative_prompt is not None:  # the stock pipeline does not spread one negative prompt over a batch
+        arguments |= _condition(pipeline, "negative_prompt", [negative_prompt] * len(prompts), embeddings)
+    return arguments
 
 
 def _condition(

@@ -1,4 +1,4 @@
-"""Training a LoRA by flow matching on cached latents and text embeddings.
+"""Training a LoRA, or a ControlNet, by flow matching on cached latents and text embeddings.
 
 A step draws a point on the path from a picture to noise and asks the network for the velocity there:
 
@@ -6,8 +6,8 @@ A step draws a point on the path from a picture to noise and asks the network fo
     loss = || transformer((1 - sigma) x0 + sigma noise, sigma, caption) - (noise - x0) ||^2
 
 `opening` loads the model, `training_set` encodes the data, `batches` draws what a step reads, `runtime` prepares
-machine and optimizer, `loop` trains, `run` keeps state and files, `watching` draws previews and measures between steps,
-`held_out` measures on pictures not trained on, `observers` and `dashboard` watch.
+machine and optimizer, `trained` makes what is trained, `loop` trains, `run` keeps state and files, `watching` draws
+previews and measures between steps, `held_out` measures on pictures not trained on, `observers` and `dashboard` watch.
 """
 
 import lazy_loader

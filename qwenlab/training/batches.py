@@ -46,6 +46,7 @@ class Batch:
     weight: Tensor | None = None  # (B, S) or (B, 1) float32, of each token's error in the loss; None: all 1
     regions: list[list[Region]] | None = None  # hands and feet of each sample; None: nobody asks
     references: Tensor | None = None  # (B, S', C) clean tokens of the pictures that the captions speak of
+    control: Tensor | None = None  # (B, S, C) clean tokens of the control pictures, for a ControlNet
 
 
 # Called with a batch and the predicted velocity (B, S, C): a further loss, a float32 scalar.
@@ -96,18 +97,20 @@ def draw_batches(
         regions = source.regions[latents_index] if source.regions else None
         references = source.reference_latents(text_index)
         shapes = tuple(z.shape for z in (x0, *references))
-        parts[shapes].append((x0, noise, sigma, text, weight, regions, references))
+        control = source.control_latents(text_index)
+        parts[shapes].append((x0, noise, sigma, text, weight, regions, references, control))
     # Only torch.manual_seed reaches LoRA dropout.
     dropout = "dropout" if stream == "sample" else f"dropout of {stream}"
     torch.manual_seed(derived_generator(config.seed, dropout, step, first).initial_seed())
 
     batches = []
     for samples in parts.values():
-        x0, noise, sigma, texts, weights, regions, references = zip(*samples, strict=True)
+        x0, noise, sigma, texts, weights, regions, references, controls = zip(*samples, strict=True)
         sigma = torch.cat(sigma)
         weight = _loss_weight(config, sigma, torch.stack(weights) if training_set.weights else None)
         texts = embed_texts(pipeline, texts) if live else texts
-        batch = make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight, references)
+        clean = [control for control in controls if control is not None]
+        batch = make_batch(pipeline, torch.stack(x0), torch.stack(noise), sigma, texts, weight, references, clean)
         batches.append(replace(batch, regions=None if regions[0] is None else list(regions)))
     return batches
 
@@ -158,10 +161,12 @@ def make_batch(
     texts: Sequence[Tensor],
     weight: Tensor | None = None,
     references: Sequence[Sequence[Tensor]] = (),
+    controls: Sequence[Tensor] = (),
 ) -> Batch:
     """Latents and noise (B, C / 4, h, w), sigma (B,), B embeddings (T_i, D) -> what the transformer reads.
 
     references: for each of the B pictures the latents (C / 4, h_i, w_i) of those its text speaks of, alike in a batch.
+    controls: for each of them the latents (C / 4, h, w) of its control picture, or none at all.
     """
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
     shape = batch, _, height, width = latents.shape
@@ -169,6 +174,7 @@ def make_batch(
     sigma = sigma.to(device)
     text, mask = pad_texts(texts)
     beside, shapes = pack_references(references) if any(references) else (None, [])
+    control = pipeline._pack_latents(torch.stack(list(controls)), *shape).to(device, dtype) if controls else None
     return Batch(
         x_t=interpolate(latents, noise, sigma).to(dtype),
         target=velocity(latents, noise),
@@ -178,6 +184,7 @@ def make_batch(
         image_shapes=[[(1, height // 2, width // 2), *shapes]] * batch,
         weight=None if weight is None else weight.to(device),
         references=None if beside is None else beside.to(device, dtype),
+        control=control,
     )
 
 
@@ -237,7 +244,8 @@ def batches_loss(transformer: torch.nn.Module, batches: Sequence[Batch], extra: 
 def flow_loss(transformer: torch.nn.Module, batch: Batch, extra: ExtraLoss | None = None) -> Tensor:
     """Mean squared error of the predicted velocity, weighted by `batch.weight`, plus `extra`: a float32 scalar.
 
-    Tokens of references are read and have no error: nothing of them is to be drawn.
+    Tokens of references are read and have no error: nothing of them is to be drawn. With control pictures the
+    transformer is a `qwenlab.model.controlnet.Controlled`.
     """
     beside = [] if batch.references is None else [batch.references]
     prediction = transformer(
@@ -247,6 +255,7 @@ def flow_loss(transformer: torch.nn.Module, batch: Batch, extra: ExtraLoss | Non
         encoder_hidden_states_mask=batch.text_mask,
         img_shapes=batch.image_shapes,
         return_dict=False,
+        **({} if batch.control is None else {"controlnet_cond": batch.control}),
     )[0]
     if beside:
         prediction = prediction[:, : batch.x_t.shape[1]]

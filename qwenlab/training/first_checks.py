@@ -14,8 +14,10 @@ from qwenlab.errors import QwenlabError
 from qwenlab.lora.continuing import check_init_lora
 from qwenlab.lora.targets import target_modules
 from qwenlab.model.attention_backends import attention_backend
+from qwenlab.model.controlnet import check_blocks, check_controlnet
 from qwenlab.model.limits import check_prompt
 from qwenlab.model.references import check_references, is_edit
+from qwenlab.training.referring import preview_files
 from qwenlab.training.runtime import optimizer_class
 
 if TYPE_CHECKING:
@@ -26,13 +28,15 @@ def check_first(pipeline: QwenImagePipeline, config: TrainConfig, dataset: Datas
     """Raise QwenlabError for what training on `device` would stop at later.
 
     An attention backend that fails its test, a missing optimizer package, an `init_lora` of other layers or another
-    rank, missing keypoints, a caption or preview prompt that is longer than the model reads, and what does not go with
-    references.
+    rank, missing keypoints, a caption or preview prompt that is longer than the model reads, what does not go with
+    references, a row without the control picture that is asked for, and a ControlNet that cannot be made or read.
     """
     with attention_backend(pipeline.transformer, config.attention_backend, device):
         pass
     optimizer_class(config)
     _check_references(pipeline, config, dataset)
+    if config.control_kind:
+        _check_controls(pipeline, config, dataset)
     if config.init_lora:
         check_init_lora(pipeline.transformer, config.init_lora, target_modules(config.apply_to), config.rank)
     if config.use_structural_loss or config.augment_hands:
@@ -46,8 +50,7 @@ def check_first(pipeline: QwenImagePipeline, config: TrainConfig, dataset: Datas
 def _check_references(pipeline: QwenImagePipeline, config: TrainConfig, dataset: Dataset) -> None:
     edit = is_edit(pipeline)
     if config.preview_every_n_steps:
-        names = config.preview_references or [""] * len(config.preview_prompts)
-        for name in names:
+        for name in preview_files(config):
             if name:
                 check_references([open_image(name)])
             elif edit:
@@ -61,3 +64,26 @@ def _check_references(pipeline: QwenImagePipeline, config: TrainConfig, dataset:
         )
     if config.augment_hands and any(sample.references for sample in dataset.samples):
         raise QwenlabError("augment_hands: captions of rows with references do not say what is shown; set it to false")
+
+
+def _check_controls(pipeline: QwenImagePipeline, config: TrainConfig, dataset: Dataset) -> None:
+    kind = config.control_kind
+    for sample in dataset.samples:
+        if sample.control is None:
+            raise QwenlabError(
+                f'{sample.path}: its row has no "control", and control_kind: {kind} reads one of each row; add it, or '
+                "leave the row out"
+            )
+        if sample.references and kind == "controlnet":
+            raise QwenlabError(
+                f'{sample.path}: its row has a "reference", which a ControlNet does not read; take it out, or set '
+                "control_kind: in_context"
+            )
+    if kind != "controlnet":
+        return
+    if is_edit(pipeline):
+        raise QwenlabError("control_kind: controlnet is for text-to-image models; with an Edit model take in_context")
+    if config.control_net:
+        check_controlnet(config.control_net, pipeline.transformer)
+    else:
+        check_blocks(pipeline.transformer, config.control_blocks)

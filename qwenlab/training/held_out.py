@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from qwenlab.model.controlnet import Controlled
 from qwenlab.model.flow import derived_generator
 from qwenlab.training.batches import flow_loss, make_batch
 from qwenlab.training.training_set import TrainingSet
 
 if TYPE_CHECKING:
-    from diffusers import QwenImagePipeline
+    from diffusers import QwenImageControlNetModel, QwenImagePipeline
 
 SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -30,14 +31,16 @@ def held_out_loss(
     *,
     seed: int = 0,
     batch_size: int = 16,
+    net: QwenImageControlNetModel | None = None,
 ) -> dict[float, float]:
     """Mean flow loss of `pipeline.transformer` on `held_out` at each sigma (0 = data, 1 = noise).
 
     `held_out` comes from `encode_dataset`; the first version of each picture and caption is used. A picture's noise
-    depends on (seed, its index) alone. The transformer is left in the mode it was in.
+    depends on (seed, its index) alone. net: a ControlNet for the set's control pictures. The transformer, and the net,
+    are left in the mode they were in.
     """
-    transformer = pipeline.transformer
-    training = transformer.training
+    transformer = pipeline.transformer if net is None else Controlled(pipeline.transformer, net)
+    training = pipeline.transformer.training
     transformer.eval()
     totals = dict.fromkeys(sigmas, 0.0)
     by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
@@ -52,9 +55,10 @@ def held_out_loss(
             noise = torch.stack([torch.randn(x0.shape[1:], generator=generator) for generator in generators])
             texts = [held_out.texts[text] for _, text in pairs]
             references = [held_out.reference_latents(text) for _, text in pairs]
+            controls = [z for _, text in pairs if (z := held_out.control_latents(text)) is not None]
             for value in sigmas:
                 sigma = torch.full((len(x0),), value)
-                batch = make_batch(pipeline, x0, noise, sigma, texts, references=references)
+                batch = make_batch(pipeline, x0, noise, sigma, texts, references=references, controls=controls)
                 totals[value] += flow_loss(transformer, batch).item() * len(x0)
     finally:
         transformer.train(training)

@@ -1,10 +1,10 @@
-"""The training loop, from a configuration to a LoRA file."""
+"""The training loop, from a configuration to a LoRA file, or to a ControlNet's folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from qwenlab.training.watching import Watch, save_previews
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from diffusers import QwenImagePipeline
+    from diffusers import QwenImageControlNetModel, QwenImagePipeline
     from tqdm import tqdm
 
 
@@ -42,6 +42,7 @@ class TrainResult:
     validation: {step: {sigma: held-out flow loss}}, step 0 being the base; empty without `validation_share`.
     best_step: the step with the lowest of these; its LoRA is best.safetensors, unless it is the base.
     edits: whether the captions spoke of references: the LoRA then changes pictures by instruction.
+    net: the trained ControlNet, with `control_kind: controlnet`; lora_path is then its folder.
     """
 
     lora_path: Path
@@ -52,6 +53,7 @@ class TrainResult:
     validation: dict[int, dict[float, float]]
     best_step: int | None = None
     edits: bool = False
+    net: QwenImageControlNetModel | None = field(default=None, repr=False)
 
 
 def train_lora(
@@ -67,6 +69,8 @@ def train_lora(
     close_ups: WriteCloseUps | None = None,
 ) -> TrainResult:
     """Train a LoRA on `config.dataset` (or `dataset`) and write `output_dir/lora.safetensors`.
+
+    Or, with `control_kind: controlnet`, a ControlNet, and write it to `output_dir/controlnet`.
 
     The pipeline keeps the trained LoRA, so that it can draw at once; `qwenlab.lora.io.remove_lora` gives the
     base back. Rounding to the base's dtype is done before saving: the file gives the very pixels that the
@@ -132,18 +136,20 @@ def train_lora(
         with tqdm(total=config.max_train_steps, initial=first, desc="train", mininterval=1.0, **shown) as bar:
             previews = _train(run, data, accelerator, first, bar, on_step, observers, extra or _no_loss)
         seconds = time.perf_counter() - started
-        path = output_dir / "lora.safetensors"
+        net, final = run.trained.net, config.max_train_steps
         if accelerator.is_main_process:
             run.finish(seconds)
             if config.preview_every_n_steps:
-                last = save_previews(pipeline, config, output_dir / "previews", config.max_train_steps, data.prompts)
+                last = save_previews(pipeline, config, output_dir / "previews", final, data.prompts, net)
                 previews += last
                 for observer in observers:
-                    observer.on_preview(config.max_train_steps, last)
+                    observer.on_preview(final, last)
         else:
             run.round()
     edits = any(sample.references for sample in dataset.samples)
-    return TrainResult(path, run.losses, caching_seconds, seconds, previews, run.validation, run.best_step, edits)
+    return TrainResult(
+        run.path, run.losses, caching_seconds, seconds, previews, run.validation, run.best_step, edits, net
+    )
 
 
 def _check_handed(config: TrainConfig, extra: object, close_ups: object) -> None:
@@ -173,7 +179,8 @@ def _train(
     observers = [*observers, *([TensorBoard(accelerator)] if config.tensorboard else [])] if main else []
     watch = Watch(run, data, observers)
     try:
-        with training_mode(pipeline, accelerator, config) as transformer, interruptible() as interrupted:
+        ready = training_mode(pipeline, accelerator, config, run.trained.net)
+        with ready as transformer, interruptible() as interrupted:
             if main and not first:  # the base, to compare with
                 if data.validation:
                     watch.validate(0)

@@ -1,42 +1,31 @@
-"""A run under way: the factors it trains, their optimizer and average, its history, and the files that keep them.
+"""A run under way: the weights it trains, their optimizer and average, its history, and the files that keep them.
 
     output_dir/checkpoint-000250.safetensors    the LoRA after step 250; any loader reads it
     output_dir/best.safetensors                 the LoRA of the step with the lowest held-out loss
     output_dir/training-state.safetensors       everything needed to go on; gone when the run is finished
     output_dir/lora.safetensors, training.json  the result
 
-With a LoRA on the text encoder each LoRA file has a folder NAME-text-encoder beside it (`qwenlab.lora.io`).
+With a LoRA on the text encoder each LoRA file has a folder NAME-text-encoder beside it (`qwenlab.lora.io`). A
+ControlNet's files are folders, checkpoint-000250/, best/ and controlnet/, as diffusers writes them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from qwenlab.config import TrainConfig
 from qwenlab.data.dataset import Dataset
 from qwenlab.errors import QwenlabError
 from qwenlab.files import atomic_write_json, package_versions
-from qwenlab.lora.continuing import continue_lora
-from qwenlab.lora.io import (
-    lora_metadata,
-    model_fingerprint,
-    save_lora,
-    save_text_encoder_lora,
-    text_encoder_folder,
-)
-from qwenlab.lora.layers import inject_lora
-from qwenlab.lora.targets import TEXT_ENCODER_TARGETS, target_modules
+from qwenlab.lora.io import model_fingerprint
 from qwenlab.training.checkpoint import load_checkpoint, save_checkpoint
-from qwenlab.training.rank_changes import adopt_ranks
 from qwenlab.training.runtime import make_optimizer, resumable_settings
+from qwenlab.training.trained import Parts, make_trained
 
 if TYPE_CHECKING:
     from diffusers import QwenImagePipeline
@@ -79,7 +68,7 @@ class Run:
     """What `train_lora` trains and writes. `losses` and `validation` are the history so far.
 
     Args:
-        pipeline: without a LoRA; factors are injected into its transformer, and into its text encoder when asked.
+        pipeline: without a LoRA; it gets one, or a ControlNet is made for it (`qwenlab.training.trained`).
         folder: an existing folder for all files.
         say: receives one line when a file cannot be written; training goes on.
     """
@@ -100,37 +89,23 @@ class Run:
             "qwenlab.base": config.base, "qwenlab.config": config.hash(), "qwenlab.trigger": config.trigger,
         }  # fmt: skip
         self.base_dtype = pipeline.transformer.dtype
-        self.factors: dict[str, dict[str, nn.Parameter]] = {
-            "lora": inject_lora(
-                pipeline.transformer,
-                target_modules(config.apply_to),
-                rank=config.rank,
-                alpha=config.alpha,
-                dropout=config.dropout,
-                seed=config.seed,
-            )
-        }
-        if config.init_lora:
-            continue_lora(pipeline, config.init_lora)
-        self.recipe = resumable_settings(config, dataset)
-        groups = [(self.factors["lora"], config.transformer_lr_ratio)]
-        if config.text_encoder_rank:
-            self.factors["text_encoder"] = inject_lora(
-                pipeline.text_encoder,
-                TEXT_ENCODER_TARGETS,
-                rank=config.text_encoder_rank,
-                alpha=config.text_encoder_alpha,
-                seed=config.seed,
-            )
-            groups.append((self.factors["text_encoder"], config.text_encoder_lr_ratio))
+        self.trained = make_trained(pipeline, config)
+        self.factors: Parts = self.trained.parts
+        self.recipe = resumable_settings(config, dataset) | self.trained.recipe()
+        rates = {name: config.learning_rate * ratio for name, ratio in self.trained.ratios.items()}
         self.optimizer = make_optimizer(
-            [{"params": list(part.values()), "lr": config.learning_rate * ratio} for part, ratio in groups], config
+            [{"params": list(part.values()), "lr": rates[name]} for name, part in self.factors.items()], config
         )
         self.parameters = [parameter for part in self.factors.values() for parameter in part.values()]
         self.average = EMAModel(self.parameters, decay=config.ema_decay) if config.ema_decay else None
         self.losses: list[float] = []
         self.validation: dict[int, dict[float, float]] = {}
         self.checkpoints: list[str] = []  # names of this run's checkpoint files, oldest first
+
+    @property
+    def path(self) -> Path:
+        """Where the result will be: lora.safetensors, or the folder controlnet/."""
+        return self.folder / f"{self.trained.result}{self.trained.ending}"
 
     @property
     def best_step(self) -> int | None:
@@ -159,7 +134,7 @@ class Run:
     def resume(self) -> int:
         """Take everything from the state file; returns the last finished step."""
         saved = load_checkpoint(self.state_path, optimizer=self.optimizer, recipe=self.recipe)
-        adopt_ranks(self.pipeline.transformer, saved.tensors["lora"])
+        self.trained.adopt(saved.tensors)
         for part, factors in self.factors.items():
             for name, parameter in factors.items():
                 parameter.data.copy_(saved.tensors[part][name])
@@ -195,49 +170,50 @@ class Run:
         return [f"{part}/{name}" for part, factors in self.factors.items() for name in factors]
 
     def save_checkpoint(self, step: int) -> None:
-        """Write the LoRA and the state of this step; a full disk costs this checkpoint only, and a line to `say`."""
-        name, before = f"checkpoint-{step:06d}.safetensors", self.checkpoints
+        """Write LoRA or net and the state of this step; a full disk costs this checkpoint only, and a line to `say`."""
+        name, before = f"checkpoint-{step:06d}{self.trained.ending}", self.checkpoints
         written = [*before, name]
         keep = self.config.keep_checkpoints or len(written)
         try:
             with self.averaged():
-                self._save_lora(self.folder / name)
+                self._save(self.folder / name)
             self.checkpoints = written[-keep:]
             self.save_state(step)
         except OSError as error:
-            self.checkpoints = [old for old in written if (self.folder / old).is_file()]
+            self.checkpoints = [old for old in written if (self.folder / old).exists()]
             where = error.filename or self.folder
             self.say(f"warning: step {step} was not saved ({error.strerror}: {where}); free space, training goes on")
             return
         for old in written[:-keep]:  # only now: the state no longer names them
-            (self.folder / old).unlink(missing_ok=True)
-            shutil.rmtree(text_encoder_folder(self.folder / old), ignore_errors=True)
+            self.trained.delete(self.folder / old)
 
     def save_if_best(self, step: int) -> None:
         """Write best.safetensors when no step validated so far is better than this one, the base excepted."""
+        best = self.folder / f"best{self.trained.ending}"
         if step and self.best_step == step:
             try:
                 with self.averaged():
-                    self._save_lora(self.folder / "best.safetensors")
+                    self._save(best)
             except OSError as error:
-                self.say(f"warning: best.safetensors was not written ({error.strerror}); free space")
+                self.say(f"warning: {best.name} was not written ({error.strerror}); free space")
 
     def last_good(self) -> str:
         """Where to go on from after a failure, as half a sentence."""
         if not self.checkpoints:
             return "no checkpoint was saved before (save_every_n_steps)"
-        return f"go on from {self.folder / self.checkpoints[-1]}: name it in init_lora, with another output_dir"
+        onward = self.trained.onward
+        return f"go on from {self.folder / self.checkpoints[-1]}: name it in {onward}, with another output_dir"
 
     def finish(self, seconds: float) -> Path:
-        """Round the factors to the base's dtype, write the result, delete the state file; returns the LoRA file.
+        """Round the weights to the base's dtype, write the result, delete the state file; returns the result's path.
 
         A result of other settings that is there already keeps a name of its own. Raises QwenlabError when the folder
-        cannot be written; the LoRA is then in the temporary folder that the message names.
+        cannot be written; the result is then in the temporary folder that the message names.
         """
         if self.average:
             self.average.copy_to(self.parameters)
         self.round()
-        path = self.folder / "lora.safetensors"
+        path = self.path
         record = {
             "config": dataclasses.asdict(self.config),
             "base_model": model_fingerprint(self.pipeline.transformer),
@@ -248,37 +224,34 @@ class Run:
         }
         try:
             self._keep_other_result(path)
-            self._save_lora(path)
+            self._save(path)
             atomic_write_json(self.folder / "training.json", record)
         except OSError as error:
             refuge = Path(tempfile.mkdtemp(prefix="qwenlab-")) / path.name
-            self._save_lora(refuge)
-            raise QwenlabError(f"{path}: not written ({error.strerror}); the LoRA is in {refuge}: move it") from error
+            self._save(refuge)
+            kind = self.trained.kind
+            raise QwenlabError(f"{path}: not written ({error.strerror}); the {kind} is in {refuge}: move it") from error
         self.state_path.unlink(missing_ok=True)
         return path
 
     def round(self) -> None:
-        """Give the factors the base's dtype: what is drawn with now is what the file will give."""
+        """Give the weights the base's dtype: what is drawn with now is what the file will give."""
         for parameter in self.parameters:
             parameter.data = parameter.data.to(self.base_dtype)
 
     def _keep_other_result(self, path: Path) -> None:
         """Rename what another configuration left: lora.safetensors becomes lora-<its hash>.safetensors."""
-        if not path.is_file():
+        if not path.exists():
             return
         try:
-            other = lora_metadata(path).get("qwenlab.config", "other")
+            other = self.trained.metadata(path).get("qwenlab.config", "other")
         except QwenlabError:
             return  # broken, nothing to keep
         if other == self.metadata["qwenlab.config"]:
             return
-        kept = path.with_name(f"lora-{other}.safetensors")
-        path.rename(kept)
-        if text_encoder_folder(path).is_dir():
-            text_encoder_folder(path).rename(text_encoder_folder(kept))
+        kept = path.with_name(f"{self.trained.result}-{other}{self.trained.ending}")
+        self.trained.move(path, kept)
         self.say(f"note: {path} was made with other settings; it is now {kept.name}")
 
-    def _save_lora(self, path: Path) -> None:
-        if "text_encoder" in self.factors:
-            save_text_encoder_lora(self.pipeline, text_encoder_folder(path))
-        save_lora(self.pipeline, path, self.metadata)
+    def _save(self, path: Path) -> None:
+        self.trained.save(path, self.metadata)

@@ -19,6 +19,7 @@ from qwenlab.data.keypoints import FILE as KEYPOINTS
 from qwenlab.errors import QwenlabError
 from qwenlab.files import sha256_file, sha256_json
 from qwenlab.model.attention_backends import attention_backend
+from qwenlab.model.controlnet import Controlled
 from qwenlab.model.pipeline import cpu_has_bf16
 from qwenlab.training.fast import fast_forward
 from qwenlab.training.gradient_checkpointing import enable_checkpointing
@@ -28,7 +29,7 @@ from qwenlab.training.training_set import mask_path
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from diffusers import QwenImagePipeline
+    from diffusers import QwenImageControlNetModel, QwenImagePipeline
 
 
 def usable_precision(wanted: str, device_type: str, say: Callable[[str], None] = lambda line: None) -> str:
@@ -73,14 +74,23 @@ def make_accelerator(pipeline: QwenImagePipeline, config: TrainConfig, precision
 
 @contextlib.contextmanager
 def training_mode(
-    pipeline: QwenImagePipeline, accelerator: Accelerator, config: TrainConfig
+    pipeline: QwenImagePipeline,
+    accelerator: Accelerator,
+    config: TrainConfig,
+    net: QwenImageControlNetModel | None = None,
 ) -> Iterator[torch.nn.Module]:
-    """The transformer made ready to train, and put back as it was afterwards, whatever happens."""
+    """The transformer made ready to train, and put back as it was afterwards, whatever happens.
+
+    net: a ControlNet that is trained beside it; what comes is then a `qwenlab.model.controlnet.Controlled`.
+    """
     transformer = pipeline.transformer
+    model = transformer if net is None else Controlled(transformer, net)
+    parts = [part for part in (transformer, net) if part is not None]
     if config.gradient_checkpointing:
-        enable_checkpointing(transformer, selective=config.selective_checkpointing)
-    transformer.train()
-    prepared = accelerator.prepare(transformer)
+        for part in parts:
+            enable_checkpointing(part, selective=config.selective_checkpointing)
+    model.train()
+    prepared = accelerator.prepare(model)
     # The order matters: accelerate's wrapper comes first, the swapped layers are taken off first.
     backend = attention_backend(transformer, config.attention_backend)
     faster, leaner = fast_forward(transformer), lean_forward(transformer)
@@ -94,11 +104,12 @@ def training_mode(
                 "forward",
                 "_original_forward",
             ):  # the autocast wrapper, which accelerate would leave
-                transformer.__dict__.pop(name, None)
+                model.__dict__.pop(name, None)
             accelerator.free_memory()
-            transformer.eval()
+            model.eval()
             if config.gradient_checkpointing:
-                transformer.disable_gradient_checkpointing()
+                for part in parts:
+                    part.disable_gradient_checkpointing()
 
 
 OPTIMIZERS = {  # name in the configuration -> module and class
@@ -133,7 +144,12 @@ def resumable_settings(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     """What must not change for a run to be resumed: settings that decide the weights, captions and pictures."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in WITHOUT_EFFECT}
     pictures = [
-        [sample.path.name, sha256_file(sample.path), sample.text, *map(sha256_file, sample.references)]
+        [
+            sample.path.name,
+            sha256_file(sample.path),
+            sample.text,
+            *map(sha256_file, sample.beside if config.control_kind else sample.references),
+        ]
         for sample in dataset.samples
     ]
     if config.unmasked_weight < 1:

@@ -49,6 +49,7 @@ class TrainingSet:
         first pair is the picture and the caption as they are.
     captions: the T captions as text. weights: for each view the weights of its S tokens in the loss, mean 1.
     references: for each of the T captions the indices in `latents` of the pictures it speaks of, whose mean is read.
+    controls: for each of the T captions the index in `latents` of its control picture, whose mean a ControlNet reads.
     dropped_texts: for each caption what stands for it when it is dropped, where the text encoder reads references.
     """
 
@@ -61,6 +62,7 @@ class TrainingSet:
     references: tuple[tuple[int, ...], ...] | None = None
     dropped_texts: list[Tensor] | None = None
     regions: tuple[list[Region], ...] | None = None  # hands and feet of each view, in its pixels
+    controls: tuple[int, ...] | None = None
     close_ups: TrainingSet | None = None  # of hands and feet, which are `hand_share` of the samples
     hand_share: float = 0.0
 
@@ -78,6 +80,10 @@ class TrainingSet:
     def reference_latents(self, text: int) -> list[Tensor]:
         """The latents (C, h_i, w_i) of the pictures that a caption speaks of."""
         return [self.latents.mean[index] for index in self.references[text]] if self.references else []
+
+    def control_latents(self, text: int) -> Tensor | None:
+        """The latents (C, h, w) of a caption's control picture; None where no ControlNet reads any."""
+        return self.latents.mean[self.controls[text]] if self.controls else None
 
 
 def encode_dataset(
@@ -104,6 +110,7 @@ def encode_samples(
     choices = []
     masks: list[View | None] = []
     references: list[tuple[View, ...]] = []
+    control_views: list[View] = []
     for sample, size in zip(dataset.samples, picture_sizes(dataset, config), strict=True):
         versions = [(False, sample.text)]
         if config.random_flip and can_flip(sample.text):
@@ -115,11 +122,13 @@ def encode_samples(
                 pairs.append((views.setdefault(view, len(views)), len(texts)))
                 texts.append(order)
                 references.append(reference_views(sample, view, config))
+                control_views += [replace(view, path=sample.control)] if config.control_kind == "controlnet" else []
             if len(views) > len(masks):
                 mask = mask_path(sample) if config.unmasked_weight < 1 else None
                 masks.append(replace(view, path=mask) if mask else None)
         choices.append(tuple(pairs))
     targets = list(views)
+    controls = tuple(views.setdefault(view, len(views)) for view in control_views)
     of_texts = [tuple(views.setdefault(view, len(views)) for view in row) for row in references]
     total = len(views) + len(texts) + 1
     latents = caches.latents(list(views), lambda: on_item(total))
@@ -139,7 +148,7 @@ def encode_samples(
     regions = view_regions(targets, dataset) if config.use_structural_loss else None
     return TrainingSet(
         latents, embeddings, dropped, tuple(choices), tuple(texts), weights,
-        tuple(of_texts) if any(of_texts) else None, dropped_texts, regions,
+        tuple(of_texts) if any(of_texts) else None, dropped_texts, regions, controls or None,
     )  # fmt: skip
 
 
@@ -248,6 +257,8 @@ def prepare_data(
         say(f"note: {describe_buckets(dataset, config)}")
     if is_edit(pipeline) and not any(sample.references for sample in dataset.samples):
         say(f'warning: {dataset.folder}: no row has a "reference", the picture before the change; edits are not learnt')
+    if not config.control_kind and any(sample.control for sample in dataset.samples):
+        say(f'warning: {dataset.folder}: the column "control" is not read; set control_kind to learn from it')
     caches = Caches(pipeline, config.cache_dir or Path(config.output_dir) / "cache", say)
     with tqdm(desc="encode", disable=not progress, leave=False, file=progress_stream()) as bar:
 

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from qwenlab.config import TrainConfig
 from qwenlab.data.images import open_image
+from qwenlab.model.controlled import generate_controlled
 from qwenlab.model.encoding import encode_text
 from qwenlab.model.generation import NEGATIVE_PROMPT, generate
 from qwenlab.model.references import generate_beside, is_edit
 from qwenlab.training.held_out import held_out_loss
 from qwenlab.training.observers import Observer
+from qwenlab.training.referring import control_view, preview_files
 from qwenlab.training.run import Run
 from qwenlab.training.training_set import RunData, TrainingSet
 
 if TYPE_CHECKING:
-    from diffusers import QwenImagePipeline
+    from diffusers import QwenImageControlNetModel, QwenImagePipeline
     from PIL import Image
 
 
@@ -39,7 +41,8 @@ class Watch:
         """Draw the previews of `step`; returns their files."""
         run = self.run
         with run.averaged():
-            drawn = save_previews(run.pipeline, run.config, run.folder / "previews", step, self.data.prompts)
+            folder, net = run.folder / "previews", run.trained.net
+            drawn = save_previews(run.pipeline, run.config, folder, step, self.data.prompts, net)
         for observer in self.observers:
             observer.on_preview(step, drawn)
         return drawn
@@ -49,7 +52,7 @@ class Watch:
         run = self.run
         with run.averaged():
             held_out = _as_encoded_now(run.pipeline, run.config, self.data.validation)
-            run.validation[step] = held_out_loss(run.pipeline, held_out)
+            run.validation[step] = held_out_loss(run.pipeline, held_out, net=run.trained.net)
         run.save_if_best(step)
         for observer in self.observers:
             observer.on_validation(step, run.validation[step])
@@ -68,10 +71,12 @@ def save_previews(
     folder: Path,
     step: int,
     embeddings: Mapping[str | tuple[str, str], Tensor] | None = None,
+    net: QwenImageControlNetModel | None = None,
 ) -> list[Path]:
     """Draw `preview_prompts` as inference does, guidance included, with seeds 0, 1, ..., as PNG files.
 
-    embeddings: `qwenlab.training.referring.preview_embeddings`, for a pipeline without text encoder.
+    embeddings: `qwenlab.training.referring.preview_embeddings`, for a pipeline without text encoder. net: the
+    ControlNet that reads `preview_controls`.
     """
     transformer = pipeline.transformer
     training = transformer.training
@@ -79,7 +84,7 @@ def save_previews(
     vae_device = pipeline.vae.device
     pipeline.vae.to(transformer.device)
     try:
-        images = _draw_previews(pipeline, config, embeddings)
+        images = _draw_previews(pipeline, config, embeddings, net)
     finally:
         transformer.train(training)
         pipeline.vae.to(vae_device)
@@ -91,10 +96,13 @@ def save_previews(
 
 
 def _draw_previews(
-    pipeline: QwenImagePipeline, config: TrainConfig, embeddings: Mapping[str | tuple[str, str], Tensor] | None
+    pipeline: QwenImagePipeline,
+    config: TrainConfig,
+    embeddings: Mapping[str | tuple[str, str], Tensor] | None,
+    net: QwenImageControlNetModel | None,
 ) -> list[Image.Image]:
     how = {"steps": config.preview_steps, "guidance": config.guidance}
-    names = config.preview_references or [""] * len(config.preview_prompts)
+    names = preview_files(config)
     plain = [number for number, name in enumerate(names) if not name]
     images: dict[int, Image.Image] = {}
     if plain:
@@ -102,10 +110,21 @@ def _draw_previews(
         drawn = generate(pipeline, prompts, plain, size=config.resolution, embeddings=embeddings, **how)
         images = dict(zip(plain, drawn, strict=True))
     for number, name in enumerate(names):
-        if name:
-            prompt = config.preview_prompts[number]
-            mine = embeddings
-            if embeddings and is_edit(pipeline):
-                mine = {text: embeddings[text, name] for text in (prompt, NEGATIVE_PROMPT)}
-            images[number] = generate_beside(pipeline, [open_image(name)], prompt, number, embeddings=mine, **how)
+        if not name:
+            continue
+        prompt, size = config.preview_prompts[number], None
+        if config.preview_controls:
+            picture = control_view(Path(name), config).image()
+            size = picture.size
+        else:
+            picture = open_image(name)
+        if net is not None:
+            (images[number],) = generate_controlled(
+                pipeline, net, [picture], prompt, number, embeddings=embeddings, **how
+            )
+            continue
+        mine = embeddings
+        if embeddings and is_edit(pipeline):
+            mine = {text: embeddings[text, name] for text in (prompt, NEGATIVE_PROMPT)}
+        images[number] = generate_beside(pipeline, [picture], prompt, number, size=size, embeddings=mine, **how)
     return [images[number] for number in range(len(names))]

@@ -89,7 +89,7 @@ def check_dataset(
         findings += found
         on_item(len(reading.pictures))
     references = {}
-    for path in dict.fromkeys(path for record in reading.records for path in record.references):
+    for path in dict.fromkeys(path for record in reading.records for path in record.beside):
         if path not in reading.pictures.values():
             picture, found = inspect_picture(path, path.relative_to(reading.layout.folder).as_posix(), limits)
             findings += [finding for finding in found if finding.rule not in _OF_PICTURES_TO_LEARN]

@@ -84,7 +84,7 @@ def _write(report: Report, work: Path) -> tuple[int, list[str]]:
     written: dict[str, str] = {}  # pictures by their name in the data set: their name in the copy
     used: set[tuple] = set()
     names: set[str] = set()
-    beside: dict[Path, str] = {}  # references likewise
+    beside: dict[Path, str] = {}  # references and control pictures likewise
     (work / "images").mkdir()
     for record in report.records:
         path = record.path or record.guess
@@ -93,22 +93,24 @@ def _write(report: Report, work: Path) -> tuple[int, list[str]]:
             continue
         name = report.reading.name_of(path)
         picture = report.pictures.get(name)
-        if (name, record.references) in used:
+        if (name, record.beside) in used:
             changes.append(f"{shown(record.where)}: left out, second caption of {shown(name)}")
         elif picture is None or name in dropped:
             reason = dropped[name].detail if name in dropped else "it could not be read"
             changes.append(f"{shown(record.where)}: left out with {shown(name)}: {shown(reason, 120)}")
-        elif lost := _lost_reference(report, record):
-            changes.append(f"{shown(record.where)}: left out, its reference {shown(lost)} cannot be used")
+        elif lost := _lost_beside(report, record):
+            changes.append(f"{shown(record.where)}: left out, its {lost} cannot be used")
         else:
-            used.add((name, record.references))
+            used.add((name, record.beside))
             text = " ".join(record.text.split())
             if name not in written:
                 written[name], change = _write_picture(picture, work / "images", names, len(lines) + 1)
                 changes += [change] if change else []
             line = {"file_name": written[name], "text": text}
             if record.references:
-                line["reference"] = [_write_reference(report, path, work, beside) for path in record.references]
+                line["reference"] = [_write_beside(report, path, work, beside) for path in record.references]
+            if record.control:
+                line["control"] = _write_beside(report, record.control, work, beside)
             lines.append(json.dumps(line, ensure_ascii=False))
             changes += _changes_of(record, name, text)
     atomic_write_text(work / "captions.jsonl", "".join(line + "\n" for line in lines))
@@ -123,16 +125,19 @@ def _reference(report: Report, path: Path) -> Picture | None:
     return report.references.get(path) or report.pictures.get(report.reading.name_of(path))
 
 
-def _lost_reference(report: Report, record: Record) -> str:
-    """The name of a reference that is unusable, is no reference, or was found faulty; "" for none."""
-    if any(finding.rule == "bad-reference" and finding.where == record.where for finding in report.findings):
-        return record.references[0].name
-    lost = [path.name for path in record.references if _reference(report, path) is None]
-    return lost[0] if lost else ""
+def _lost_beside(report: Report, record: Record) -> str:
+    """Kind and name of a reference or control picture that is unusable, or was found to be none; "" for none."""
+    faults = {finding.rule for finding in report.findings if finding.where == record.where}
+    if "bad-reference" in faults:
+        return f"reference {shown(record.references[0].name)}"
+    if "bad-control" in faults:
+        return f"control picture {shown(record.control.name)}"
+    lost = [path.name for path in record.beside if _reference(report, path) is None]
+    return f"{'reference' if record.references else 'control picture'} {shown(lost[0])}" if lost else ""
 
 
-def _write_reference(report: Report, path: Path, work: Path, beside: dict[Path, str]) -> str:
-    """Write a reference once, numbered: references/00001.png; returns its name in the copy."""
+def _write_beside(report: Report, path: Path, work: Path, beside: dict[Path, str]) -> str:
+    """Write a reference or control picture once, numbered: references/00001.png; returns its name in the copy."""
     if path not in beside:
         folder = work / "references"
         folder.mkdir(exist_ok=True)

@@ -11,8 +11,9 @@ from typing import Protocol
 from qwenlab.data.findings import Finding, plural, shown
 from qwenlab.data.reader.layout import Layout, kohya
 from qwenlab.data.reader.listing import CAPTIONS, OTHER_FORMATS
-from qwenlab.data.reader.names import identity, inside_name
+from qwenlab.data.reader.names import Guesses, identity, inside_name
 from qwenlab.data.reader.sidecars import find_sidecars
+from qwenlab.data.reader.wording import unseen_in_name
 
 _SHOWN = 3  # names in one line
 
@@ -21,6 +22,7 @@ class _Record(Protocol):
     name: str
     where: str
     path: Path | None
+    guess: Path | None
 
 
 def understood(layout: Layout, records: Sequence[_Record], remarks: Sequence[str] = ()) -> str:
@@ -156,6 +158,22 @@ def _what_is_here(layout: Layout) -> str:
     if listing.others:
         return f"no picture in a format that is read ({_names(listing.others)})"
     return "the folder holds no picture either"
+
+
+def no_image(record: _Record, layout: Layout, guesses: Guesses) -> str:
+    """What is the matter with a caption whose picture is not there, and what it may have meant."""
+    base = layout.sources[0].bases[0].name if layout.sources else ""
+    said = f"no image '{shown(f'{base}/{record.name}')}'"
+    if record.guess:
+        said += f", probably {shown(inside_name(record.guess, layout.images) or record.guess.name)}"
+    if why := unseen_in_name(record.name):
+        return f"{said}: {why}"
+    if record.guess:
+        return said
+    same = guesses.all_with_name(record.name)
+    if len(same) > 1:
+        return f"{said}: {len(same)} pictures are called so ({', '.join(map(shown, same[:_SHOWN]))})"
+    return said
 
 
 def _names(names: Iterable[str]) -> str:

@@ -14,6 +14,8 @@ from qwenlab.data.reader.wording import is_empty, no_caption, without_invisible
 
 #: The key under which a line names one or several pictures that its caption speaks of.
 REFERENCE = "reference"
+#: The key of the picture that says where things are.
+CONTROL = "control"
 #: Other keys under which people write captions.
 _TEXT_KEYS = ("caption", "captions", "prompt", "description", "tags")
 _NAME_KEYS = ("file_name", "file", "filename", "image", "image_path", "img", "path", "name")
@@ -59,13 +61,15 @@ _MESSAGES = (
 class Parsed(NamedTuple):
     """The file name as written and the caption, stripped. changes: how the caption differs from what is written.
 
-    references: names of pictures that the caption speaks of, as written.
+    references: names of pictures that the caption speaks of, as written. control: of the one that says where things
+    are.
     """
 
     name: str
     text: str
     changes: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    control: str = ""
 
 
 def parse_json(text: str, where: str) -> tuple[Any, Finding | None]:
@@ -134,7 +138,10 @@ def parse_record(value: Any, where: str) -> tuple[Parsed | None, list[Finding]]:
     references = parse_references(value.get(REFERENCE))
     if references is None:
         return None, [*findings, Finding("bad-record", where, f'"{REFERENCE}" must be a file name, or a list of them')]
-    return Parsed(name, text, (*changes, *changed), references), findings
+    controls = parse_references(value.get(CONTROL))
+    if controls is None or len(controls) > 1:
+        return None, [*findings, Finding("bad-record", where, f'"{CONTROL}" must be the name of one file')]
+    return Parsed(name, text, (*changes, *changed), references, "".join(controls)), findings
 
 
 def parse_references(value: Any) -> tuple[str, ...] | None:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwenlab.data.findings import Finding, plural, shown
+from qwenlab.data.reader.controls import control_findings, controls_remark, find_control
 from qwenlab.data.reader.layout import Layout, Source, find_layout, kohya, of_another_split
 from qwenlab.data.reader.lines import evidence, read_lines
 from qwenlab.data.reader.listing import METADATA
 from qwenlab.data.reader.names import Guesses, Lookup, Outside, identity, inside_name, locate
-from qwenlab.data.reader.notes import missing_captions, missing_images, understood, unread_findings
+from qwenlab.data.reader.notes import missing_captions, missing_images, no_image, understood, unread_findings
 from qwenlab.data.reader.parsing import Parsed, parse_json, parse_record
 from qwenlab.data.reader.references import (
     find_references,
@@ -25,9 +26,6 @@ from qwenlab.data.reader.references import (
 )
 from qwenlab.data.reader.sidecars import find_sidecars, read_sidecar
 from qwenlab.data.reader.tables import read_csv, read_parquet
-from qwenlab.data.reader.wording import unseen_in_name
-
-_SHOWN = 3  # pictures of one name in a message
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Record:
 
     path: the file that exists, or None. guess: the picture that was probably meant. changes: what had to be done to
     read it; training refuses such a record, a repaired copy holds what came of it. references: pictures that the
-    caption speaks of, in order; they exist.
+    caption speaks of, in order; they exist. control: the picture that says where things are, if there is one.
     """
 
     where: str
@@ -47,13 +45,19 @@ class Record:
     guess: Path | None = None
     changes: tuple[str, ...] = ()
     references: tuple[Path, ...] = ()
+    control: Path | None = None
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """The pictures that are read with this one: references and control picture."""
+        return self.references + ((self.control,) if self.control else ())
 
 
 @dataclass(frozen=True)
 class Reading:
     """What was read of a folder. pictures: all that count, by their names. understood: one line on the layout.
 
-    What only references name is not among the pictures.
+    What only references and control pictures name is not among the pictures.
     """
 
     layout: Layout
@@ -88,10 +92,10 @@ def read_folder(folder: str | Path, encoding: str = "") -> Reading:
     pictures = _pictures(layout, records)
     guesses = Guesses(pictures)
     records = _guess_pictures(records, pictures, guesses)
-    references = {identity(path) for record in records for path in record.references}
+    references = {identity(path) for record in records for path in record.beside}
     findings += _pairing_findings(records, layout, pictures, guesses) + unread_findings(layout, references)
-    findings += reference_findings(records)
-    remarks += [remark] if (remark := references_remark(records)) else []
+    findings += reference_findings(records) + control_findings(records)
+    remarks += [remark for remark in (references_remark(records), controls_remark(records)) if remark]
     if not records and not any(finding.level == "error" for finding in findings):
         findings.append(Finding("no-samples", layout.captions.name, "holds no caption"))
     return Reading(layout, tuple(records), tuple(findings), pictures, understood(layout, records, remarks))
@@ -101,7 +105,7 @@ def _pictures(layout: Layout, records: Sequence[Record]) -> dict[str, Path]:
     """All pictures by name; a caption may name a file whose ending is no picture's. Mere references are left out."""
     found = {}
     own = {identity(record.path) for record in records if record.path}
-    references = {identity(path) for record in records for path in record.references} - own
+    references = {identity(path) for record in records for path in record.beside} - own
     for path in (*layout.listing.pictures.values(), *(record.path for record in records if record.path)):
         if not references or identity(path) not in references:
             found.setdefault(inside_name(path, layout.images) or path.name, path)
@@ -189,19 +193,22 @@ def _record_of(
 def _located(
     number: int, where: str, parsed: Parsed, source: Source, lookups: tuple[Lookup, Lookup], findings: list[Finding]
 ) -> Record | None:
-    """The record of a line, or a finding. lookups: for its picture, and for its references."""
-    lookup, of_references = lookups
-    name, names = parsed.name, parsed.references
+    """The record of a line, or a finding. lookups: for its picture, and for those beside it."""
+    lookup, of_others = lookups
+    name, names, control = parsed.name, parsed.references, parsed.control
     if source.path.name.lower() in METADATA:  # as the `datasets` library does
-        name, names = name.replace("\\", "/"), [other.replace("\\", "/") for other in names]
+        name, *names, control = (other.replace("\\", "/") for other in (name, *names, control))
     try:
         path = lookup.find(name)
     except Outside:
         findings.append(Finding("outside", where, f"'{shown(parsed.name)}' leads out of the folder"))
         return None
-    references, wrong = find_references(names, where, of_references)
-    findings += wrong
-    return None if wrong else Record(where, number, parsed.name, parsed.text, path, None, parsed.changes, references)
+    references, wrong = find_references(names, where, of_others)
+    control, lost = find_control(control, where, of_others)
+    findings += wrong + lost
+    if wrong or lost:
+        return None
+    return Record(where, number, parsed.name, parsed.text, path, None, parsed.changes, references, control)
 
 
 def _drop_what_leads_out(layout: Layout) -> list[Finding]:
@@ -259,11 +266,11 @@ def _pairing_findings(
     first: dict[str, Record] = {}
     for record in records:
         if record.path is None:
-            findings.append(Finding("no-image", record.where, _no_image(record, layout, guesses)))
+            findings.append(Finding("no-image", record.where, no_image(record, layout, guesses)))
             continue
         name = inside_name(record.path, layout.images) or record.path.name
         # An edited picture may be the answer to several others: those are different samples.
-        key = "\0".join([identity(record.path), *(identity(path) for path in record.references)])
+        key = "\0".join([identity(record.path), *(identity(path) for path in record.beside)])
         earlier = first.setdefault(key, record)
         if earlier is not record:
             same_file = earlier.where.split(", ")[0] == record.where.split(", ")[0]
@@ -283,18 +290,3 @@ def _captions_of(layout: Layout) -> str:
         return "a file of its name"
     names = sorted({source.path.name for source in layout.sources})
     return " or ".join(names)
-
-
-def _no_image(record: Record, layout: Layout, guesses: Guesses) -> str:
-    base = layout.sources[0].bases[0].name if layout.sources else ""
-    said = f"no image '{shown(f'{base}/{record.name}')}'"
-    if record.guess:
-        said += f", probably {shown(inside_name(record.guess, layout.images) or record.guess.name)}"
-    if why := unseen_in_name(record.name):
-        return f"{said}: {why}"
-    if record.guess:
-        return said
-    same = guesses.all_with_name(record.name)
-    if len(same) > 1:
-        return f"{said}: {len(same)} pictures are called so ({', '.join(map(shown, same[:_SHOWN]))})"
-    return said

@@ -1,10 +1,18 @@
 """Pictures that a caption speaks of, as "the girl of Picture 1 in a red jumper" does: found, or refused in one line.
 
-Besides `reference` in a line or row the names of other trainers are understood, where their references are:
+And the control picture of a row, which says where things are. Besides `reference` and `control` in a line or row the
+names of other trainers are understood, where their references are:
 
     image, prompt, edit_image                       DiffSynth-Studio's metadata (diffsynth/core/data)
     image_path, caption, control_path or _0, _1 ... musubi-tuner's JSONL (docs/dataset_config.md)
     target/a.png, a.txt and control/a.png           ai-toolkit's folders (dataloader_mixins.py); musubi's a_0.png ...
+
+and where their control pictures are (a folder `control/` of theirs holds references, a column `control` here does not):
+
+    file_name, text, conditioning_image             diffusers' train_controlnet*.py; as the datasets library names a
+                                                    second picture, conditioning_image_file_name
+    image, prompt, blockwise_controlnet_image       DiffSynth-Studio's metadata for its ControlNets; context_image for
+                                                    its in-context LoRA (examples/qwen_image/model_training)
 """
 
 from __future__ import annotations
@@ -26,6 +34,9 @@ SMALLEST = 16  # pixels of a side: one token of the transformer
 LARGEST_COUNT = 16  # references of one row; models are trained on three, Qwen-Image-2.1 on ten
 
 
+_CONTROL_KEYS = (
+    "conditioning_image", "conditioning_image_file_name", "blockwise_controlnet_image", "context_image",
+)  # fmt: skip
 _CONTROL_PATH = re.compile(r"control_path(?:_(\d+))?")
 _CONTROL_FOLDER = re.compile(r"(?:control|reference)s?(?:[_ -]?(?:images?|\d+))?", re.IGNORECASE)
 
@@ -35,17 +46,22 @@ class _Record(Protocol):
     where: str
     path: Path | None
     references: tuple[Path, ...]
+    control: Path | None
 
 
 _R = TypeVar("_R", bound=_Record)
 
 
 def own_names(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """A line or row of another trainer's edit data under the names file_name, text and reference; others unchanged."""
+    """A line or row of another trainer under the names file_name, text, reference and control; others unchanged."""
+    controls = [key for key in _CONTROL_KEYS if key in value]
     if "file_name" in value:
-        return value
-    if "edit_image" in value and "image" in value:
-        return {"file_name": value["image"], "text": value.get("prompt"), "reference": value["edit_image"]}
+        return value if not controls or "control" in value else {**value, "control": value[controls[0]]}
+    if "image" in value and ("edit_image" in value or controls):
+        text = value.get("prompt", value.get("text"))
+        kept = {"reference": value["edit_image"]} if "edit_image" in value else {}
+        kept |= {"control": value[controls[0]]} if controls else {}
+        return {"file_name": value["image"], "text": text, **kept}
     controls = sorted((int(match[1] or 0), key) for key in value if (match := _CONTROL_PATH.fullmatch(str(key))))
     if controls and "image_path" in value:
         names = [value[key] for _, key in controls if value[key]]

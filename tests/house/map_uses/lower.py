@@ -91,6 +91,31 @@ with beside_references(pipeline.transformer, [latents]):
     assert generate(pipeline, "1女孩", 5, steps=2)[0].tobytes() == beside.tobytes()
 assert callable(encode_instruction)
 """,
+    "model/controlnet.py": """
+import tempfile
+from controlnet import Controlled, load_controlnet, make_controlnet, save_controlnet, unused_blocks
+transformer = tiny_pipeline().transformer
+net = make_controlnet(transformer, 1)
+assert unused_blocks(1, 2) == 0 and unused_blocks(4, 6) == 1
+with tempfile.TemporaryDirectory() as folder:
+    again = load_controlnet(save_controlnet(net, folder), transformer)
+assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+inputs = dict(hidden_states=torch.randn(1, 4, 64), timestep=torch.tensor([0.5]), img_shapes=[[(1, 2, 2)]],
+              encoder_hidden_states=torch.randn(1, 3, 32), return_dict=False)
+answer = Controlled(transformer, net)(controlnet_cond=torch.randn(1, 4, 64), **inputs)[0]
+assert torch.equal(answer, transformer(**inputs)[0])
+""",
+    "model/controlled.py": """
+from PIL import Image
+from diffusers import QwenImageControlNetModel
+from controlled import generate_controlled
+from generation import generate
+pipeline = tiny_pipeline()
+heads = dict(attention_head_dim=16, num_attention_heads=2)
+net = QwenImageControlNetModel.from_transformer(pipeline.transformer, num_layers=1, **heads)
+drawn = generate_controlled(pipeline, net, [Image.new("RGB", (32, 32), "red")], "1女孩", 5, steps=2)
+assert drawn[0].tobytes() == generate(pipeline, "1女孩", 5, steps=2)[0].tobytes()
+""",
     "model/generation.py": """
 from generation import generate, native_size
 pipeline = tiny_pipeline()
