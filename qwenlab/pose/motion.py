@@ -26,13 +26,13 @@ LIMBS = {
     "left_leg": (("left_hip", "left_knee", "left_ankle"), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
 }
 _STRAIGHT = 1.0  # degrees: below this a limb has no bend whose axis could be told
-_BACKWARDS = 12.0  # degrees that a knee bends to the front rather than have the leg turn round
+_BACKWARDS = 12.0  # degrees that a hinge bends the wrong way rather than have the whole limb turn round
 
 # The drawn world's actions, each as it is drawn from the front and from the side, because these are different poses
 # (arms spread to both sides; one arm stretched to the front and one to the back). A half of a limb: (degrees in the
 # plane of the picture, degrees out of it). From the front: 0 hangs down, 90 points outward; out of it is towards the
 # viewer. From the side: 0 hangs down, 90 points forward; out of it is outward from the body.
-_FRONT_LEGS = (((4, 0), (2, 0)),) * 2
+_FRONT_LEGS = (((4, 2), (2, -3)),) * 2
 _SIDE_LEGS = (((15, 2), (4, 0)), ((-15, 2), (-9, 0)))
 _FRONT = {  # right arm, left arm, right leg, left leg
     "站立": (((34, 0), (24, 10)), ((34, 0), (24, 10)), *_FRONT_LEGS),
@@ -54,9 +54,9 @@ _SIDE = {
     "走路": (((40, 8), (62, 2)), ((-42, 8), (-22, 4)), ((28, 2), (14, 0)), ((-22, 2), (-40, 0))),
     "看书": (((34, 8), (84, -10)), ((44, 8), (92, -10)), *_SIDE_LEGS),
     "叉腰": (((-52, 14), (42, 0)), ((-30, 14), (40, 0)), *_SIDE_LEGS),
-    "跳跃": (((114, 10), (124, 4)), ((-96, 14), (-112, 4)), ((48, 4), (-30, 0)), ((-20, 4), (-62, 0))),
-    "背着手": (((-40, 8), (-62, -16)), ((-30, 8), (-48, -16)), *_SIDE_LEGS),
-    "张开双臂": (((84, 10), (94, 4)), ((-84, 14), (-94, 4)), *_SIDE_LEGS),
+    "跳跃": (((114, 10), (124, 4)), ((-96, 8), (-112, 24)), ((48, 4), (-30, 0)), ((-20, 4), (-62, 0))),
+    "背着手": (((-40, 14), (-57, -32)), ((-30, 14), (-46, -30)), *_SIDE_LEGS),
+    "张开双臂": (((84, 10), (94, 4)), ((-84, 14), (-94, 18)), *_SIDE_LEGS),
 }
 ACTIONS = tuple(_FRONT)
 _JUMP = 0.075  # figure units above the ground
@@ -168,7 +168,7 @@ def _aim(upper: Tensor, lower: Tensor, bone: Tensor, hinge: Tensor) -> tuple[Ten
 
     upper, lower: unit vectors (3,) that the halves shall point along.
     """
-    swing = _between(bone, upper)
+    swing = between(bone, upper)
     axis = torch.linalg.cross(upper, lower)
     sine = axis.norm().item()
     bend = math.atan2(sine, float(upper @ lower))
@@ -176,23 +176,20 @@ def _aim(upper: Tensor, lower: Tensor, bone: Tensor, hinge: Tensor) -> tuple[Ten
     if bend < math.radians(_STRAIGHT):
         return swing, 0.0
     axis = axis / sine
-    is_knee = abs(bone[1].item()) == 1
-    if is_knee and bend < math.radians(_BACKWARDS) and axis @ usual < 0:
+    if bend < math.radians(_BACKWARDS) and axis @ usual < 0:
         axis, bend = -axis, -bend
     before = torch.stack([bone, hinge, torch.linalg.cross(bone, hinge)], 1)
     after = torch.stack([upper, axis, torch.linalg.cross(upper, axis)], 1)
     return after @ before.T, bend
 
 
-def _between(start: Tensor, end: Tensor) -> Tensor:
-    """The smallest rotation (3, 3) that turns one unit vector (3,) into another."""
+def between(start: Tensor, end: Tensor) -> Tensor:
+    """Smallest rotations (..., 3, 3) of unit vectors (..., 3) into others; about any axis across for opposite ones."""
     axis = torch.linalg.cross(start, end)
-    sine = axis.norm()
-    if sine < 1e-6:  # the same direction, or the opposite one, and then any axis across it
-        across = torch.linalg.cross(start, start.abs().argmin() == torch.arange(3))
-        axis, sine = (across / across.norm(), torch.tensor(1.0)) if start @ end < 0 else (across, across.norm())
-        return roma.rotvec_to_rotmat(axis * (math.pi if start @ end < 0 else 0.0))
-    return roma.rotvec_to_rotmat(axis / sine * torch.atan2(sine, start @ end))
+    sine, cosine = axis.norm(dim=-1, keepdim=True), (start * end).sum(-1, keepdim=True)
+    spare = torch.linalg.cross(start, torch.eye(3).to(start)[start.abs().argmin(-1)])
+    axis = torch.where(sine > 1e-6, axis / sine.clamp(min=1e-9), spare / spare.norm(dim=-1, keepdim=True))
+    return roma.rotvec_to_rotmat(axis * torch.atan2(sine, cosine))
 
 
 def _heading(turned: Tensor) -> Tensor:
