@@ -36,8 +36,8 @@ def draw_figure(
     hands, states = np.stack([_along(bones, i) for i in (RIGHT, LEFT)]), ["hidden", "hidden"]
     arms, legs = limbs(bones, "arm", anatomy.arms, rng), limbs(bones, "leg", anatomy.legs, rng)
     far, near = _arms_in_order(scene, bones)
-    low, high = _legs_in_order(bones, anatomy)
-    holds = _holding(bones, near) if scene.prop else None
+    low, high = _legs_in_order(bones, outfit, anatomy)
+    holds = holding_hand(scene, bones) if scene.prop else None
 
     def draw_arms(sides: list[int]) -> None:
         drawn = [(i, limb) for i in sides for limb in reversed(arms[i])]  # a third arm first
@@ -48,7 +48,7 @@ def draw_figure(
         if scene.action == "看书" and sides == near:
             wrists = bones.joint["right_wrist"] + bones.joint["left_wrist"]
             draw_held(canvas, "书", wrists / 2 + [0, -0.03], bones.side)
-        if holds in sides:
+        if holds in sides and arms[holds]:
             wrist = bones.joint[_SIDES[holds] + "wrist"]
             draw_held(canvas, scene.prop, wrist + 0.05 * bones.hand_direction[holds], bones.side)
         for i, limb in drawn:
@@ -143,17 +143,19 @@ def _arms_in_order(scene: Scene, bones: Skeleton) -> tuple[list[int], list[int]]
     return far, [i for i in (RIGHT, LEFT) if i not in far]
 
 
-def _legs_in_order(bones: Skeleton, anatomy: Anatomy) -> tuple[list[int], list[int]]:
-    """The legs under the clothes and those before them; wrong feet are drawn together, under the clothes."""
+def _legs_in_order(bones: Skeleton, outfit: Outfit, anatomy: Anatomy) -> tuple[list[int], list[int]]:
+    """The legs under the clothes and those before them; all are under a skirt, and wrong feet are drawn together."""
     if bones.depth is None:
         return [LEFT, RIGHT], []
     order = sorted((LEFT, RIGHT), key=lambda i: -bones.depth[2 + i])
-    high = [i for i in order if bones.depth[2 + i] < 0] if anatomy.feet == "normal" else []
+    trousers = outfit.legs is not None
+    high = [i for i in order if bones.depth[2 + i] < 0] if trousers and anatomy.feet == "normal" else []
     return [i for i in order if i not in high], high
 
 
-def _holding(bones: Skeleton, near: list[int]) -> int | None:
+def holding_hand(scene: Scene, bones: Skeleton) -> int | None:
     """The hand that holds something: the left one, or the nearer one of a profile; never one behind the body."""
+    _, near = _arms_in_order(scene, bones)
     if not near:
         return None
     return LEFT if LEFT in near and not bones.side else (near[0] if bones.depth is None else near[-1])

@@ -17,9 +17,7 @@ from .skeleton import BODY_JOINTS, Skeleton
 from .styles import STYLE_OF, finish
 
 #: Of a limb's points that are drawn, the share that must be seen for the limb to count, and below which it does not.
-SEEN, HIDDEN = 0.5, 0.12
-#: Where the middle of a limb must lie on trunk or head, as a share of its points, for its depth to show.
-CROSSING = 0.3
+SEEN, HIDDEN = 0.2, 0.05
 
 
 @dataclass(frozen=True)
