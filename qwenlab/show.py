@@ -182,6 +182,66 @@ def image_table(
     return ImageTable(sheet, alt, tuple(captions), width)
 
 
+@dataclass(frozen=True)
+class Animation:
+    """Pictures of one size that a notebook shows one after the other, for ever, with what they show in words below.
+
+    width: in pixels, at which a page shows them.
+    """
+
+    frames: tuple[Image.Image, ...]
+    alt: str
+    milliseconds: int
+    width: int
+
+    def __str__(self) -> str:
+        return self.alt
+
+    def to_bytes(self) -> bytes:
+        """The frames as an animated PNG of 256 colours.
+
+        Every reader of notebooks knows PNG, and one that shows no animation shows the first frame; nbconvert shows
+        neither GIF nor WebP.
+        """
+        stacked = Image.new("RGB", (self.frames[0].width, self.frames[0].height * len(self.frames)))
+        for number, frame in enumerate(self.frames):
+            stacked.paste(frame.convert("RGB"), (0, number * frame.height))
+        colours = stacked.quantize(256, Image.Quantize.MEDIANCUT)  # the same for all frames, or they flicker
+        first, *others = [
+            frame.convert("RGB").quantize(palette=colours, dither=Image.Dither.NONE) for frame in self.frames
+        ]
+        buffer = io.BytesIO()
+        first.save(buffer, "PNG", save_all=True, append_images=others, duration=self.milliseconds, loop=0)
+        return buffer.getvalue()
+
+    def outputs(self) -> list[tuple[dict[str, object], dict[str, object]]]:
+        """What a notebook shows below a cell, as (data, metadata): the animation, then the words."""
+        shown = {"alt": self.alt, "width": self.width}
+        words = f'<p style="font-size: 90%"><em>{html.escape(self.alt)}</em></p>'
+        picture = {"image/png": self.to_bytes(), "text/plain": self.alt}, {"image/png": shown}
+        return [picture, ({"text/html": words, "text/plain": self.alt}, {})]
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        for data, metadata in self.outputs():
+            display(data, metadata=metadata, raw=True)
+
+
+def animation(frames: Sequence[Image.Image], *, alt: str, milliseconds: int = 100) -> Animation:
+    """Frames as an `Animation`; each is shown for `milliseconds`.
+
+    alt: one sentence that says what moves and how (required); it stands below. Frames of at most 256 pixels are shown
+    at twice their size. Raises ValueError for frames of several sizes.
+    """
+    if not alt.strip():
+        raise ValueError("alt must say in one sentence what the pictures show")
+    if not frames or len({frame.size for frame in frames}) > 1:
+        raise ValueError("an animation needs frames, all of one size")
+    wide = frames[0].width
+    return Animation(tuple(frames), alt, milliseconds, min(_WIDE, 2 * wide if max(frames[0].size) <= _SMALL else wide))
+
+
 def figure_table(figure: "Figure", *, alt: str) -> ImageTable:
     """A matplotlib figure as an `ImageTable`, so that it carries alternative text; the figure is closed."""
     import matplotlib.pyplot as plt

@@ -15,6 +15,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "camera": ["Camera"],
         "condition": ["draw_condition"],
         "files": ["read_pose", "write_coco", "write_openpose"],
+        "mannequin": ["draw_mannequin", "turntable", "walk_cycle"],
+        "motion": ["ACTIONS", "action", "walk"],
         "openpose": ["Pose2D", "to_openpose"],
+        "studio": ["PoseStudio"],
     },
 )

@@ -113,10 +113,10 @@ def forward_kinematics(rotations: Tensor, root: Tensor | None = None) -> Tensor:
     A joint turns what hangs on it: world rotation = parent's world rotation times its own, and a child is where its
     parent is plus the turned bone. Differentiable.
     """
-    return _pose(rotations, root)[0]
+    return pose_matrices(rotations, root)[0]
 
 
-def _pose(rotations: Tensor, root: Tensor | None) -> tuple[Tensor, Tensor]:
+def pose_matrices(rotations: Tensor, root: Tensor | None) -> tuple[Tensor, Tensor]:
     """Joints (..., 24, 3) and their world rotations (..., 24, 3, 3)."""
     own = roma.rotvec_to_rotmat(rotations)  # (..., 24, 3, 3)
     rest = REST.to(rotations)
@@ -132,7 +132,7 @@ def _pose(rotations: Tensor, root: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def face_points(rotations: Tensor, root: Tensor | None = None) -> Tensor:
     """Nose, right eye, left eye, right ear, left ear: (..., 5, 3) in figure coordinates, arguments as above."""
-    places, turned = _pose(rotations, root)
+    places, turned = pose_matrices(rotations, root)
     head = INDEX["head"]
     offsets = torch.tensor(list(FACE.values())).to(places) - REST[head].to(places)  # (5, 3)
     return places[..., head, None, :] + offsets @ turned[..., head, :, :].transpose(-1, -2)

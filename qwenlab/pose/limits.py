@@ -16,7 +16,7 @@ from qwenlab.pose.body import INDEX, JOINTS
 from qwenlab.pose.motion import LIMBS, between
 
 # Middle of the cone on the left side of the body, and the widest angle to it; the largest turn about the bone.
-CONES = {"shoulder": ((0.75, 0.2, -0.6), 130.0, 145.0), "hip": ((0.25, 0.85, -0.45), 75.0, 80.0)}
+CONES = {"shoulder": ((0.75, 0.2, -0.6), 130.0, 150.0), "hip": ((0.25, 0.85, -0.45), 75.0, 80.0)}
 HINGES = {"elbow": (-12.0, 150.0), "knee": (-12.0, 150.0)}
 ANGLES = {
     "pelvis": 180.0, "spine1": 35.0, "spine2": 35.0, "spine3": 35.0, "neck": 45.0, "head": 45.0, "collar": 25.0,
