@@ -13,7 +13,7 @@ from qwenlab.files import atomic_write_bytes
 from qwenlab.lab import world
 from qwenlab.lab.pose.drawing import draw_body
 from qwenlab.lab.pose.readers import SIZE
-from qwenlab.lab.pose.sampling import REGIONS, Pose, sample_pose
+from qwenlab.lab.pose.sampling import REGIONS, Pose, sample_depth_pair, sample_pose
 from qwenlab.lab.pose.scenes import PosedScene, in_scene
 from qwenlab.lab.world.posed import Posed
 from qwenlab.pose.body import mirror
@@ -25,7 +25,7 @@ USES = 4  # pictures drawn of a body: turned, mirrored and in other scenes
 CROSSING = 0.35  # share of an arm that lies on trunk or head, from which on its order shows
 UNKNOWN = -1  # an answer that the picture does not give
 _WRONG, _CHARACTER = 0.5, 0.15  # shares of pictures with another number of limbs, and of the character of data_sample
-_PLAIN = 0.2  # share of bodies that are one of the ten actions
+_PAIRS, _PLAIN = 0.25, 0.15  # shares of bodies in pairs of arms before and behind, and of the ten actions
 _SIDES = ("right", "left")
 
 
@@ -68,16 +68,24 @@ def examples(seed: int, count: int, *, style: str = "", wrong: float = _WRONG, r
         rng = np.random.default_rng([SEED, seed, number])
         number += 1
         framing = "全身" if rng.random() < 0.75 else "半身"
-        region = REGIONS[int(rng.integers(2))] if regions and rng.random() < 0.25 else ""
-        pose = sample_pose(rng, region=region, framing=framing)
-        if rng.random() < _PLAIN:
-            name = str(rng.choice(ACTIONS))
-            pose = replace(pose, body=action(name, side=pose.view == "侧面"))
+        poses = _poses(rng, framing, regions)
         for use in range(USES):
-            drawn.append(_example(rng, _other_use(rng, pose, use), framing, style, wrong))
+            drawn.append(_example(rng, _other_use(rng, poses[use // 2], use), framing, style, wrong))
     drawn = drawn[:count]
     joints, arms, legs, before = (np.stack(values) for values in zip(*(answer for _, answer in drawn), strict=True))
     return Examples(np.stack([posed.image for posed, _ in drawn]), joints, arms, legs, before)
+
+
+def _poses(rng: np.random.Generator, framing: str, regions: bool) -> tuple[Pose, Pose]:
+    """The same pose twice, or an arm before the body and behind it."""
+    kind = rng.random()
+    if kind < _PAIRS:
+        return sample_depth_pair(rng, framing)[:2]
+    region = REGIONS[int(rng.integers(2))] if regions and rng.random() < 0.25 else ""
+    pose = sample_pose(rng, region=region, framing=framing)
+    if kind < _PAIRS + _PLAIN:
+        pose = replace(pose, body=action(str(rng.choice(ACTIONS)), side=pose.view == "侧面"))
+    return pose, pose
 
 
 def _other_use(rng: np.random.Generator, pose: Pose, use: int) -> Pose:

@@ -24,6 +24,7 @@ from qwenlab.model.micro_weights import MICRO_WEIGHTS
 from qwenlab.training.checkpoint import load_checkpoint, save_checkpoint
 
 TRAINING = 1  # seed of the drawings
+STEPS = {"joints": 1200, "limbs": 2000}
 RATE, WARM_UP = 2e-3, 0.1
 SHIFT = 6  # pixels by which a picture is moved at most
 #: A picture in the mirror: what was right is left.
@@ -127,19 +128,20 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("reader", choices=("joints", "limbs"))
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("reader", choices=tuple(STEPS))
+    parser.add_argument("--steps", type=int, help="by default {joints} for joints, {limbs} for limbs".format(**STEPS))
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--stop-at", type=int, help="stop after this step; the same command goes on")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "pose_readers", help="drawings, checkpoints")
     options = parser.parse_args()
+    steps = options.steps or STEPS[options.reader]
     data = training_examples(options.out / "examples.safetensors", options.pictures, load_vae(MICRO_WEIGHTS))
     torch.manual_seed(SEED)
     network, path = (JointNet(), JOINT_WEIGHTS) if options.reader == "joints" else (LimbNet(), LIMB_WEIGHTS)
     checkpoint = options.out / f"{options.reader}.checkpoint.safetensors"
-    train(network, data, options.steps, options.batch, checkpoint, stop_at=options.stop_at)
-    if options.stop_at is None or options.stop_at >= options.steps:
+    train(network, data, steps, options.batch, checkpoint, stop_at=options.stop_at)
+    if options.stop_at is None or options.stop_at >= steps:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_half(path, network.state_dict())
 
