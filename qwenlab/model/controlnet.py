@@ -92,7 +92,7 @@ def make_controlnet(
     net.txt_norm.load_state_dict(transformer.txt_norm.state_dict())  # which from_transformer forgets
     if start == "img_in":  # its bias stays 0: that of the picture's own projection is there already
         net.controlnet_x_embedder.weight.data.copy_(transformer.img_in.weight.data)
-    return net
+    return net.eval()
 
 
 def check_controlnet(name_or_path: str | Path, transformer: QwenImageTransformer2DModel) -> None:

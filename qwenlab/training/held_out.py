@@ -36,8 +36,8 @@ def held_out_loss(
     """Mean flow loss of `pipeline.transformer` on `held_out` at each sigma (0 = data, 1 = noise).
 
     `held_out` comes from `encode_dataset`; the first version of each picture and caption is used. A picture's noise
-    depends on (seed, its index) alone. net: a ControlNet for the set's control pictures. The transformer, and the net,
-    are left in the mode they were in.
+    depends on (seed, its index) alone. net: a ControlNet for the set's control pictures. The transformer is left in the
+    mode it was in, and the net with it.
     """
     transformer = pipeline.transformer if net is None else Controlled(pipeline.transformer, net)
     training = pipeline.transformer.training

@@ -255,7 +255,7 @@ def prepare_data(
         say(f"note: {len(held_out)} of {len(dataset) + len(held_out)} pictures are held out for validation")
     if config.resize_mode == "buckets":
         say(f"note: {describe_buckets(dataset, config)}")
-    if is_edit(pipeline) and not any(sample.references for sample in dataset.samples):
+    if is_edit(pipeline) and not any(s.beside if config.control_kind else s.references for s in dataset.samples):
         say(f'warning: {dataset.folder}: no row has a "reference", the picture before the change; edits are not learnt')
     if not config.control_kind and any(sample.control for sample in dataset.samples):
         say(f'warning: {dataset.folder}: the column "control" is not read; set control_kind to learn from it')
