@@ -8,7 +8,7 @@ import pytest
 from qwenlab.errors import QwenlabError
 from qwenlab.pose.camera import Camera
 from qwenlab.pose.condition import draw_condition
-from qwenlab.pose.files import read_pose, write_coco, write_openpose
+from qwenlab.pose.json_files import read_pose, write_coco, write_openpose
 from qwenlab.pose.motion import action
 from qwenlab.pose.openpose import LIMBS, POINTS, Pose2D, to_openpose
 

@@ -35,10 +35,11 @@ assert file_kind(b"PAR1") == "a Parquet table" and file_kind(b"lora:") == ""
     "show.py": """
 from matplotlib.figure import Figure
 from PIL import Image
-from show import figure_table, grid, image_table, text_table
+from show import animation, figure_table, grid, image_table, text_table
 images = [Image.new("RGB", (20, 10), "red")] * 3
 table = image_table(images, ["一", "二", "三"], alt="Three red pictures.", columns=3)
 assert table.sheet.size == grid(images, ["1", "2", "3"], columns=3).size and "<li>二</li>" in table.to_html()
+assert animation(images, alt="Nothing moves.").to_bytes().startswith(b"\\x89PNG")
 assert figure_table(Figure(), alt="An empty figure.").sheet.width > 100
 assert text_table([{"a": 1, "b": 0.5}]).splitlines() == ["a     b", "1  0.50"]
 """,

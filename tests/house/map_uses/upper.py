@@ -282,6 +282,64 @@ Path("a.yaml").write_text(
 (claim,) = load_claims("a.yaml")
 assert claim.verdict == "refuted" and "| C1 | It is fast. |" in to_markdown([claim])
 """,
+    "pose/body.py": """
+from body import Body, blend, face_points, forward_kinematics, mirror
+bent = Body(torch.full((24, 3), 0.1))
+assert forward_kinematics(bent.rotations[None]).shape == (1, 24, 3) and face_points(bent.rotations).shape == (5, 3)
+assert torch.allclose(blend(Body(), bent, 0.5).rotations, torch.full((24, 3), 0.05), atol=1e-5)
+assert torch.allclose(mirror(mirror(bent)).joints(), bent.joints())
+""",
+    "pose/motion.py": """
+from motion import action, from_directions, grounded, walk
+assert (walk(0.2).joints() - walk(1.2).joints()).norm() < 1e-4 < action("跳跃").joints().norm()
+down = from_directions({"left_arm": (torch.tensor([0.0, 1, 0]), torch.tensor([0.0, 1, 0]))})
+assert down.joints()[20, 1] > 0.6 and grounded(down).root.norm() < 1e-4
+""",
+    "pose/limits.py": """
+from limits import beyond_limits, limited
+rotations = torch.full((24, 3), 1.5)
+assert beyond_limits(rotations).max() > 10 and beyond_limits(limited(rotations)).max() == 0
+""",
+    "pose/camera.py": """
+from camera import Camera
+x, y, depth = Camera(yaw=90).project(torch.tensor([[0.0, 0.5, -0.1]]), 100)[0].tolist()
+assert x > 55 and abs(y - 53.5) < 1e-3 and abs(depth) < 1e-6
+""",
+    "pose/openpose.py": """
+from body import Body
+from camera import Camera
+from openpose import Pose2D, to_openpose
+pose = to_openpose(Body(), Camera(), 64)
+assert isinstance(pose, Pose2D) and pose.seen.all() and pose.resized(128).points[0, 0] == 2 * pose.points[0, 0]
+""",
+    "pose/json_files.py": """
+import numpy as np
+from json_files import read_pose, write_coco, write_openpose
+from openpose import Pose2D
+pose = Pose2D(np.stack([np.arange(18), np.arange(18), np.ones(18)], 1), (64, 64))
+for write in (write_openpose, write_coco):
+    assert np.allclose(read_pose(write("pose.json", pose)).points[2:], pose.points[2:])
+""",
+    "pose/condition.py": """
+from body import Body
+from camera import Camera
+from condition import draw_condition
+from openpose import to_openpose
+pose = to_openpose(Body(), Camera(yaw=40), 64)
+assert draw_condition(pose).tobytes() != draw_condition(pose, depth=True).tobytes()
+""",
+    "pose/mannequin.py": """
+from body import Body
+from mannequin import draw_mannequin, turntable, walk_cycle
+assert draw_mannequin(Body(), size=48).size == (48, 48)
+assert len(turntable(Body(), 3, 32).frames) == 3 == len(walk_cycle(3, size=32).frames)
+""",
+    "pose/studio.py": """
+from studio import PoseStudio
+studio = PoseStudio()
+studio.yaw.value = 30
+assert studio.camera.yaw == 30 and studio.pose.depth.shape == (18,) and "30 degrees" in studio.figure().alt
+""",
     "editing/masks.py": """
 import numpy as np
 from PIL import Image
