@@ -84,7 +84,7 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     """Shares and means with their intervals."""
     return {
         "edits": len(rows), "done": share(column(rows, "success")), "outside": mean(column(rows, "outside")),
-        "truth": mean(column(rows, "truth")), "others kept": mean(column(rows, "others_kept"), span=1),
+        "truth": mean(column(rows, "truth")), "others kept": share(column(rows, "others_kept")),
     }  # fmt: skip
 
 
