@@ -9,7 +9,7 @@ import torch
 from qwenlab.lab import world
 from qwenlab.lab.pose.drawing import FULL, GROUND, draw_body, skeleton_of
 from qwenlab.lab.world.figure import draw_figure
-from qwenlab.lab.world.posed import TracedCanvas, render_pose
+from qwenlab.lab.world.posed import Limb, TracedCanvas, render_pose
 from qwenlab.lab.world.skeleton import LEFT, RIGHT, pose
 from qwenlab.lab.world.styles import STYLE_OF
 from qwenlab.pose.body import Body
@@ -118,3 +118,10 @@ def test_the_same_pose_is_the_same_drawing_at_every_size():
     small, large = (render_pose(scene(), bones, size, scale=0.86, origin=(0.5, 0.105)) for size in (64, 128))
     assert np.allclose(large.body[:, :2], 2 * small.body[:, :2], atol=1e-2)
     assert np.array_equal(large.body[:, 2], small.body[:, 2])
+
+
+def test_an_arm_that_another_arm_covers_is_not_called_behind():
+    covered, behind = (Limb("arm", "right", seen=0.3, crossing=0.7, over=over) for over in (True, False))
+    assert covered.before is None and behind.before is False
+    assert Limb("arm", "right", seen=1.0, crossing=0.7, over=True).before is True
+    assert Limb("arm", "right", seen=1.0, crossing=0.1, over=True).before is None

@@ -22,7 +22,6 @@ from qwenlab.pose.motion import ACTIONS, action
 SEED = 71  # of the pictures; no other part of the package draws from it
 STYLES = ("剪纸画", *world.ATTRIBUTES["style"])
 USES = 4  # pictures drawn of a body: turned, mirrored and in other scenes
-CROSSING = 0.35  # share of an arm that lies on trunk or head, from which on its order shows
 UNKNOWN = -1  # an answer that the picture does not give
 _WRONG, _CHARACTER = 0.5, 0.15  # shares of pictures with another number of limbs, and of the character of data_sample
 _PAIRS, _PLAIN = 0.25, 0.15  # shares of bodies in pairs of arms before and behind, and of the ten actions
@@ -129,9 +128,8 @@ def answers(drawing: Posed, anatomy: world.Anatomy, framing: str) -> tuple[np.nd
             elif (kind, side) not in drawn:
                 joints[first : first + 2, 2] = 0
         arm = drawn.get(("arm", side))
-        if arm is not None and anatomy.arms == 2 and arm.crossing >= CROSSING:
-            hidden = 1 - arm.seen
-            before[i] = 1 if hidden < 0.1 * arm.crossing else 0 if hidden > 0.6 * arm.crossing else UNKNOWN
+        if arm is not None and anatomy.arms == 2 and arm.before is not None:
+            before[i] = int(arm.before)
     arms = drawing.count("arm")
     legs = drawing.count("leg") if framing == "全身" else None
     return joints, UNKNOWN if arms is None else arms, UNKNOWN if legs is None else legs, before

@@ -85,15 +85,27 @@ def held_out_scenes(count: int, seed: int = 0) -> list[PosedScene]:
 
 
 def held_out_pairs(count: int, seed: int = 0) -> list[tuple[PosedScene, PosedScene, str]]:
-    """Pairs of equal scenes and equal 18 points with one arm before and behind the body, and that arm's side."""
-    pairs = []
-    for number in range(count):
+    """Pairs of equal scenes and equal 18 points with one arm before and behind the body, and that arm's side.
+
+    The order shows in both drawings.
+    """
+    pairs: list[tuple[PosedScene, PosedScene, str]] = []
+    number = 0
+    while len(pairs) < count:
         rng = np.random.default_rng([seed, number, 13])
+        number += 1
         first, second, side = sample_depth_pair(rng)
         before = in_scene(rng, first, "全身", "test")
         before = replace(before, scene=replace(before.scene, prop=""))
-        pairs.append((before, replace(before, pose=second), side))
+        behind = replace(before, pose=second)
+        if _order(before, side) is True and _order(behind, side) is False:
+            pairs.append((before, behind, side))
     return pairs
+
+
+def _order(posed: PosedScene, side: str) -> bool | None:
+    """Whether an arm is seen to be before the body."""
+    return next(limb.before for limb in posed.draw().limbs if (limb.kind, limb.side) == ("arm", side))
 
 
 def nearest_word(bones: Skeleton, framing: str = "全身") -> str:

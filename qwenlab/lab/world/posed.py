@@ -18,6 +18,8 @@ from .styles import STYLE_OF, finish
 
 #: Of a limb's points that are drawn, the share that must be seen for the limb to count, and below which it does not.
 SEEN, HIDDEN = 0.2, 0.05
+#: Share of a limb that must lie on trunk or head for its order to show; shares of that part which are covered.
+CROSSING, BEFORE, BEHIND = 0.35, 0.1, 0.6
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,19 @@ class Limb:
     side: str  # "right", "left" or "third"
     seen: float  # share of its area in the picture and covered by nothing
     crossing: float  # share of its area that lies before or behind trunk and head
+    over: bool  # drawn over the trunk
 
     @property
     def counts(self) -> bool | None:
         """Whether an onlooker would count it; None where one may see it either way."""
         return True if self.seen >= SEEN else False if self.seen <= HIDDEN else None
+
+    @property
+    def before(self) -> bool | None:
+        """Whether it is before the body; None where that does not show."""
+        covered = (1 - self.seen) / max(self.crossing, 1e-9)
+        shows = covered < BEFORE if self.over else covered > BEHIND  # another arm may cover one that is before the body
+        return self.over if shows and self.crossing >= CROSSING else None
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,9 @@ class TracedCanvas(Canvas):
         for name, path in self.filled:
             if name in ("trunk", "head"):
                 on_body |= path.contains_points(points * [1, -1] + [0, self.size])
-        return Limb(kind, side, float(seen.mean()), float(on_body.mean()))
+        names = [name for name, _ in self.filled]
+        over = names.index(part) > names.index("trunk")
+        return Limb(kind, side, float(seen.mean()), float(on_body.mean()), over)
 
 
 def render_pose(
