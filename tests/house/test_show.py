@@ -11,7 +11,16 @@ from PIL import Image
 
 from qwenlab.lab import world
 from qwenlab.lab.world.sample import sample_scenes
-from qwenlab.show import encode_for_page, encode_image, figure_table, grid, image_table, progress_stream, text_table
+from qwenlab.show import (
+    animation,
+    encode_for_page,
+    encode_image,
+    figure_table,
+    grid,
+    image_table,
+    progress_stream,
+    text_table,
+)
 
 
 @pytest.fixture
@@ -62,6 +71,17 @@ def test_table_shows_picture_with_alt_text_then_captions(pictures, shown):
     assert picture["text/plain"] == "Six colours."
     assert "双马尾 &amp; &lt;b&gt;" in captions["text/html"]
     assert captions["text/plain"].splitlines() == ["Six colours.", "1. 双马尾 & <b>", "2. 短发", "3. 长发"]
+
+
+def test_an_animation_has_words_beside_it_and_frames_of_one_size():
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    (picture, metadata), (words, _) = animation(frames, alt="Red turns <blue>.").outputs()
+    assert metadata["image/png"] == {"alt": "Red turns <blue>.", "width": 64} and picture["text/plain"]
+    assert "Red turns &lt;blue&gt;." in words["text/html"]
+    with pytest.raises(ValueError, match="one size"):
+        animation([*frames, Image.new("RGB", (16, 16))], alt="Two sizes.")
+    with pytest.raises(ValueError, match="alt"):
+        animation(frames, alt=" ")
 
 
 def test_one_caption_needs_no_number(pictures, shown):

@@ -13,7 +13,6 @@ from qwenlab.pose.limits import beyond_limits
 from qwenlab.pose.mannequin import PAPER, draw_mannequin, turntable, walk_cycle
 from qwenlab.pose.motion import action
 from qwenlab.pose.studio import SLIDERS, PoseStudio
-from qwenlab.show import animation
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +50,6 @@ def test_animations_move_and_return():
             frames.append(np.asarray(picture.convert("RGB")).astype(int))
         assert all(np.abs(a - b).mean() > 0.5 for a, b in zip(frames, frames[1:], strict=False))
         assert max(np.abs(a - np.asarray(b)).mean() for a, b in zip(frames, shown.frames, strict=True)) < 4
-
-
-def test_an_animation_has_words_beside_it_and_frames_of_one_size():
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
-    (picture, metadata), (words, _) = animation(frames, alt="Red turns <blue>.").outputs()
-    assert metadata["image/png"] == {"alt": "Red turns <blue>.", "width": 64} and picture["text/plain"]
-    assert "Red turns &lt;blue&gt;." in words["text/html"]
-    with pytest.raises(ValueError, match="one size"):
-        animation([*frames, Image.new("RGB", (16, 16))], alt="Two sizes.")
-    with pytest.raises(ValueError, match="alt"):
-        animation(frames, alt=" ")
 
 
 def test_sliders_bend_the_body_within_its_limits(studio):
