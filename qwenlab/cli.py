@@ -85,7 +85,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file, such as configs/micro_lora.yaml")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was stopped in output_dir")] = False,
 ) -> None:
-    """Train a LoRA as a configuration file says."""
+    """Train a LoRA, or a ControlNet, as a configuration file says."""
     from qwenlab.config import read_config
 
     settings = read_config(config)  # before torch is imported: a mistake in the file is answered at once
@@ -94,7 +94,10 @@ def train(
 
     pipeline = open_pipeline(settings)
     result = train_lora(pipeline, settings, resume=resume, **hand_options(pipeline, settings))
-    typer.echo(f"LoRA saved in {result.lora_path} after {result.seconds:.0f} s of training")
+    what = "LoRA" if result.net is None else "ControlNet"
+    typer.echo(f"{what} saved in {result.lora_path} after {result.seconds:.0f} s of training")
+    if settings.control_kind:
+        return  # it draws from control pictures: qwenlab.model.controlled, qwenlab.model.references
     use = 'edit PICTURE --instruction "..."' if result.edits else 'generate --prompt "..."'
     typer.echo(f"Next: qwenlab {use} --base {settings.base} --lora {result.lora_path} --out picture.png")
 
@@ -111,6 +114,7 @@ def memory(
         int,
         typer.Option(help="Pictures that each row speaks of, of that size; an Edit model adds 190 text tokens each"),
     ] = 0,
+    control_blocks: Annotated[int, typer.Option(help="Of a ControlNet that is trained in place of a LoRA")] = 0,
     apply_to: Annotated[list[str] | None, typer.Option(help="Layers with a LoRA; attention+mlp by default")] = None,
     simulate: Annotated[bool, typer.Option("--simulate", help="Check by executing the step on fake tensors")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the best setting to this new YAML file")] = None,
@@ -121,7 +125,7 @@ def memory(
     from qwenlab.memory.plan import step_settings
 
     layers = tuple(apply_to or ["attention+mlp"])
-    question = step_settings(resolution, rank, batch, accumulation, text_tokens, layers, references)
+    question = step_settings(resolution, rank, batch, accumulation, text_tokens, layers, references, control_blocks)
     lines, best = report(question, find_card(gpu))
     for line in lines:
         typer.echo(line)

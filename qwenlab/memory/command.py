@@ -26,7 +26,7 @@ from qwenlab.memory.settings import StepSettings
 GRID = 1000  # timesteps of a modulation table: 4.4 GB of CPU memory
 _PARTS = {
     "weights": "weights",
-    "lora": "LoRA (float32)",
+    "lora": "LoRA or ControlNet (float32)",
     "optimizer": "optimizer states",
     "gradients": "gradients",
     "inputs": "batch and rotary embedding",
@@ -42,9 +42,9 @@ def report(question: StepSettings, card: Card) -> tuple[list[str], Option | None
     options = all_options(question, card)
     best = options[0] if options[0].fits else None
     lines = [
-        f"LoRA of rank {question.rank} on {', '.join(question.apply_to)} of Qwen-Image (20.4B), {question.width} x "
-        f"{question.height} pixels, batch {question.batch}, accumulation {question.accumulation}, "
-        f"{question.text_tokens} text tokens{_beside(question)}.",
+        f"{_trained(question)} Qwen-Image (20.4B), {question.width} x {question.height} pixels, "
+        f"batch {question.batch}, accumulation {question.accumulation}, {question.text_tokens} text tokens"
+        f"{_beside(question)}.",
         f"Card: {card.name}, {card.gib:g} GiB of which {card.usable_gib:.1f} usable and {card.usable_gib / MARGIN:.1f} "
         f"planned with, {card.tflops:g} TFLOP/s. All numbers are predicted.",
         "",
@@ -59,6 +59,16 @@ def report(question: StepSettings, card: Card) -> tuple[list[str], Option | None
         lines += _alternatives(question, card, options[0])
     lines += _warnings(question, card, best)
     return lines, best
+
+
+def _trained(question: StepSettings) -> str:
+    if question.control_blocks:
+        return f"ControlNet of {plural(question.control_blocks, 'block')} for"
+    return f"LoRA of rank {question.rank} on {', '.join(question.apply_to)} of"
+
+
+def _rank(settings: StepSettings) -> str:
+    return "" if settings.control_blocks else f", rank {settings.rank}"
 
 
 def _beside(question: StepSettings) -> str:
@@ -103,14 +113,14 @@ def _alternatives(question: StepSettings, card: Card, closest: Option) -> list[s
     for option in smaller(question, card):
         settings = option.settings
         lines.append(
-            f"  {settings.width} x {settings.height}, rank {settings.rank}: {option.gib:.1f} GiB "
+            f"  {settings.width} x {settings.height}{_rank(settings)}: {option.gib:.1f} GiB "
             f"({settings.weights}, {settings.checkpointing}, {option.seconds:.1f} s/step)"
         )
     if len(lines) == 1:
         tiny = least(question, card)
         lines = [
             f"Nothing fits, and no resolution or rank makes it: even {tiny.settings.width} x {tiny.settings.height} "
-            f"pixels at rank {tiny.settings.rank} need {max(tiny.gib, tiny.encoding_gib):.1f} GiB, nearly all of it "
+            f"pixels{_rank(tiny.settings)} need {max(tiny.gib, tiny.encoding_gib):.1f} GiB, nearly all of it "
             "the weights. Trainers that keep part of the weights in CPU memory go lower, and slower: musubi-tuner's "
             "blocks_to_swap (12 GB documented at 1024 x 1024), OneTrainer's layer offloading.",
             f"Rent a card of {math.ceil(closest.needed_gib)} GiB or more, or train the micro model, which runs on any "
@@ -159,13 +169,14 @@ def write_config(option: Option, path: Path) -> None:
 def config_text(option: Option) -> str:
     """A configuration for `qwenlab train` with the predicted memory and time in its head."""
     settings, card = option.settings, option.card
+    what = "A ControlNet" if settings.control_blocks else "A LoRA"
     apply_to = settings.apply_to[0] if len(settings.apply_to) == 1 else f"[{', '.join(settings.apply_to)}]"
     table = (
         f"{GRID}       # a table in place of a third of the weights" if settings.modulation_table
         else "0          # no table in place of the modulation"
     )  # fmt: skip
     return f"""\
-# A LoRA for Qwen-Image (20.4B) on a card of {card.gib:g} GiB, such as {card.name}, by `qwenlab memory`.
+# {what} for Qwen-Image (20.4B) on a card of {card.gib:g} GiB, such as {card.name}, by `qwenlab memory`.
 # Predicted, not measured: {option.gib:.1f} GiB at the peak of a step, {option.encoding_gib:.1f} GiB while encoding, \
 {option.seconds:.1f} s a step
 # on {card.name} at {UTILISATION[settings.weights]:.0%} of its peak.
@@ -175,7 +186,7 @@ model:
   resolution: {settings.width}
 
 data:
-  dataset: {"my_edits               # each line with a reference" if settings.references else "data_sample"}
+  dataset: {_data_set(settings)}
   output_dir: runs/qwen_image_{card.gib:g}gb
   caption_dropout: 0.1             # guidance needs a prediction for the empty caption
   free_text_encoder: true          # captions are encoded first, then it goes
@@ -196,15 +207,33 @@ training:
   save_every_n_steps: 250
   seed: 0
 
-lora:
-  rank: {settings.rank}
-  alpha: {settings.rank}
-  apply_to: {apply_to}
+{_section(settings, apply_to)}
 
 preview:
-  preview_every_n_steps: {"0         # give preview_references" if settings.references else "250"}
+  preview_every_n_steps: {_previews(settings)}
   preview_steps: 30
   preview_prompts:
     - 1女孩, 挥手, 背景:花园
     - 1女孩, 看书, 背景:教室
 """
+
+
+def _data_set(settings: StepSettings) -> str:
+    if settings.control_blocks:
+        return "my_poses               # each line with a control"
+    return "my_edits               # each line with a reference" if settings.references else "data_sample"
+
+
+def _section(settings: StepSettings, apply_to: str) -> str:
+    if not settings.control_blocks:
+        return f"lora:\n  rank: {settings.rank}\n  alpha: {settings.rank}\n  apply_to: {apply_to}"
+    if settings.weights in ("int8", "nf4"):  # a new one would be copied from weights that are not there
+        known = "InstantX/Qwen-Image-ControlNet-Union" if settings.control_blocks == 5 else "my_controlnet"
+        return f"control:\n  kind: controlnet\n  net: {known}  # of {settings.control_blocks} blocks, made before"
+    return f"control:\n  kind: controlnet\n  blocks: {settings.control_blocks}"
+
+
+def _previews(settings: StepSettings) -> str:
+    if settings.control_blocks:
+        return "0         # give preview_controls"
+    return "0         # give preview_references" if settings.references else "250"

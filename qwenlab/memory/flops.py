@@ -40,7 +40,7 @@ def predict_operations(settings: StepSettings) -> Operations:
         for name, (k, out) in _lora_shapes(settings).items()
     )
     ends = 2 * d * (image * (model.in_channels + 4 * model.out_channels) + text * model.joint_attention_dim)
-    layers = model.num_layers
+    layers, n = model.num_layers, settings.control_blocks
     # The fused kernel computes queries with keys again in the backward pass: five products instead of four.
     backward_attention = attention * (2 if settings.attention == "math" else 2.5)
     # The text of the last block is thrown away: its output layer and its MLP have no backward pass. Nobody asks for the
@@ -48,10 +48,19 @@ def predict_operations(settings: StepSettings) -> Operations:
     unused = 2 * 9 * d * d * text + 2 * 3 * d * d * (image + text)
     forward = layers * (linear + modulation + attention + lora) + ends
     backward = layers * (linear + backward_attention + 2 * lora) - unused + 2 * d * 4 * model.out_channels * image
+    blocks = layers
+    if n:  # its weights have gradients, too; the base's first block needs none, for it reads nothing of the net
+        text_of_last = 2 * 9 * d * d * text
+        into = 2 * d * (2 * image * model.in_channels + text * model.joint_attention_dim) + n * 2 * d * d * image
+        forward += n * (linear + modulation + attention) + into
+        backward = (layers - 1) * (linear + backward_attention) - text_of_last
+        backward += 2 * d * 4 * model.out_channels * image
+        backward += n * (2 * linear + 2 * modulation + backward_attention) + 2 * into - 2 * text_of_last
+        blocks = layers - 1 + n
     recomputed = 0.0
     if settings.checkpointing != "none":
         kept = attention if settings.checkpointing == "selective" and settings.attention != "math" else 0
-        recomputed = layers * (linear + modulation + attention + lora - kept)
+        recomputed = blocks * (linear + modulation + attention + lora - kept)
     count = settings.accumulation
     return Operations(count * forward, count * backward, count * recomputed)
 
@@ -60,7 +69,7 @@ def _lora_shapes(settings: StepSettings) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of the layers of a block that see every token and carry a LoRA."""
     d = settings.model.width
     shapes = {}
-    for name in target_modules(settings.apply_to):
+    for name in [] if settings.control_blocks else target_modules(settings.apply_to):
         if "_mod." not in name:  # sees the timestep alone: nothing beside the rest
             shapes[name] = (d, 4 * d) if name.endswith("0.proj") else (4 * d, d) if name.endswith("net.2") else (d, d)
     return shapes

@@ -20,6 +20,9 @@ ADAM_SMALLEST = 4096  # bitsandbytes keeps the states of smaller tensors in floa
 # cutting, and the context with its loaded kernels, which the allocator does not see. A GPU measures both.
 WORKSPACE = 128 * 1024**2
 CUDA_CONTEXT = 450 * 1024**2
+# Bytes that a block of a ControlNet keeps of a token, for each of its d features: every layer's input, as its weights
+# are trained, too. Read off the executed step and not off its lines: under autocast some are float32, most bfloat16.
+NET_KEPT = {"fp32": 100, "bf16": 65}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Prediction:
     """Bytes of each part at the peak of a training step; `total` is what a card must have."""
 
     weights: int
-    lora: int
+    lora: int  # or the ControlNet
     optimizer: int
     gradients: int
     inputs: int  # noisy latents, target, text, rotary embedding
@@ -50,6 +53,8 @@ class Prediction:
 
 def predict_step(settings: StepSettings) -> Prediction:
     """The peak of one training step of `settings`, in microseconds of time."""
+    if settings.control_blocks:
+        return _predict_controlnet(settings)
     layers = settings.model.num_layers
     trained = _shapes_with_gradient(settings)
     gradients = 4 * sum(a + b for a, b in trained)
@@ -72,6 +77,55 @@ def predict_step(settings: StepSettings) -> Prediction:
     almost = max(left_over, gradients * (layers - 1) // layers)
     late = Prediction(**always, gradients=almost, activations=2 * stored, transient=transient)
     return max(early, late, key=lambda prediction: prediction.tensors)
+
+
+def _predict_controlnet(settings: StepSettings) -> Prediction:
+    """The net's backward pass comes last: at its end all gradients are there, at the beginning all activations."""
+    shapes = _net_shapes(settings)
+    trained = [size for size, has_gradient in shapes if has_gradient]
+    c, d, n = _element(settings), settings.model.width, settings.control_blocks
+    always = {
+        "weights": weight_bytes(settings),
+        "lora": 4 * sum(size for size, _ in shapes),
+        "optimizer": sum(_state_bytes(settings.optimizer, size) for size in trained),
+        "inputs": _inputs(settings),
+    }
+    gradients, work = 4 * sum(trained), _work_in_block(settings)
+    left_over = gradients if settings.accumulation > 1 else 0  # of the batch before
+    # Nothing is kept of the base's first block, which reads nothing of the net.
+    layers, (tokens, attention) = settings.model.num_layers - 1, _kept_in_block(settings)
+    entering = c * settings.tokens * d
+    matrices = sum(size for size in trained if size >= d * d)
+    of_block = NET_KEPT["fp32" if c == 4 else "bf16"] * settings.tokens * d
+    copied = 0 if c == 4 else 2  # bytes of a weight that autocast makes anew
+    if settings.checkpointing == "none":
+        kept = layers * (tokens + attention) + n * of_block + copied * matrices
+        early = Prediction(**always, gradients=left_over, activations=kept, transient=work)
+        late = Prediction(**always, gradients=gradients, activations=entering, transient=6 * d * d * c)
+        return max(early, late, key=lambda prediction: prediction.tensors)
+    stored = entering + (_attention_output(settings) if settings.checkpointing == "selective" else 0)
+    transient = tokens + attention - entering + work
+    early = Prediction(**always, gradients=left_over, activations=(layers + n) * stored, transient=transient)
+    # The net's first block comes last, when the others have their gradients: it is computed again as a whole.
+    before = max(left_over, gradients * (n - 1) // n)
+    transient = of_block + copied * matrices // n + work
+    late = Prediction(**always, gradients=before, activations=entering, transient=transient)
+    end = Prediction(**always, gradients=gradients, activations=entering, transient=6 * d * d * c)
+    return max(early, late, end, key=lambda prediction: prediction.tensors)
+
+
+def _net_shapes(settings: StepSettings) -> list[tuple[int, bool]]:
+    """Parameters of each tensor of a ControlNet, and whether it gets a gradient: the last block's text gets none."""
+    model, d = settings.model, settings.model.width
+    block = (
+        [(d * d, True), (d, True)] * 7 + 2 * [(6 * d * d, True), (6 * d, True)] + 4 * [(model.attention_head_dim, True)]
+    )
+    block += [(4 * d * d, True), (4 * d, True), (4 * d * d, True), (d, True)]  # the picture's MLP
+    of_text = [d * d, d, 4 * d * d, 4 * d, 4 * d * d, d]  # to_add_out and the text's MLP
+    ends = [256 * d, d, d * d, d, model.joint_attention_dim, model.joint_attention_dim * d, d]
+    ends += 2 * [model.in_channels * d, d] + settings.control_blocks * [d * d, d]
+    blocks = settings.control_blocks * block + [(size, True) for size in ends]
+    return blocks + [(size, number > 0) for number in range(settings.control_blocks) for size in of_text]
 
 
 def nf4_bytes(numbers: int) -> int:
@@ -137,7 +191,7 @@ def _shapes_with_gradient(settings: StepSettings) -> list[tuple[int, int]]:
 
 
 def _targets(settings: StepSettings) -> list[str]:
-    return target_modules(settings.apply_to)
+    return [] if settings.control_blocks else target_modules(settings.apply_to)
 
 
 def _in_out(settings: StepSettings) -> Callable[[str], tuple[int, int]]:
@@ -164,6 +218,9 @@ def _inputs(settings: StepSettings) -> int:
     picture = settings.batch * model.in_channels * (settings.stream_tokens * c + settings.image_tokens * 4)
     text = settings.batch * settings.text_tokens * model.joint_attention_dim * c
     rows = 2 * 4096 + settings.stream_tokens + settings.text_tokens
+    if settings.control_blocks:  # the control picture, and the net's own embedding
+        picture += settings.batch * model.in_channels * settings.image_tokens * c
+        rows *= 2
     return picture + text + rows * model.attention_head_dim // 2 * 8
 
 

@@ -68,7 +68,7 @@ def make_option(settings: StepSettings, card: Card) -> Option:
 
 def all_options(base: StepSettings, card: Card) -> list[Option]:
     """Weights x table x checkpointing x optimizer, best first: what fits, then precision, time, simplicity."""
-    tables = (False,) if "modulation" in base.apply_to else (False, True)
+    tables = (False,) if "modulation" in base.apply_to or base.control_blocks else (False, True)
     variants = [
         dataclasses.replace(
             base, weights=weights, modulation_table=table, checkpointing=checkpointing, optimizer=optimizer
@@ -104,7 +104,7 @@ def smaller(base: StepSettings, card: Card) -> list[Option]:
     """What would fit a card on which `base` does not: a lower resolution, a lower rank, both; the best of each."""
     pixels = max(base.height, base.width)
     sides = [side for side in RESOLUTIONS if side < pixels]
-    ranks = [rank for rank in RANKS if rank < base.rank]
+    ranks = [rank for rank in RANKS if rank < base.rank and not base.control_blocks]
     ways = (
         [{"height": side, "width": side} for side in sides],
         [{"rank": rank} for rank in ranks],
@@ -135,9 +135,11 @@ def step_settings(
     text_tokens: int,
     apply_to: tuple[str, ...],
     references: int = 0,
+    control_blocks: int = 0,
 ) -> StepSettings:
     """The question, for squares of `resolution` pixels; QwenlabError in the words of the command for a bad one."""
     check_range("--references", references, 0, 16)
+    check_range("--control-blocks", control_blocks, 0, 60)
     check_range("--resolution", resolution, 16, MAX_SIDE)
     check_range("--rank", rank, 1, 4096)
     check_range("--batch", batch, 1, 4096)
@@ -146,7 +148,7 @@ def step_settings(
     try:
         return StepSettings(
             height=resolution, width=resolution, rank=rank, batch=batch, accumulation=accumulation,
-            text_tokens=text_tokens, apply_to=apply_to, references=references,
+            text_tokens=text_tokens, apply_to=apply_to, references=references, control_blocks=control_blocks,
         )  # fmt: skip
     except QwenlabError as error:
         raise QwenlabError(str(error).replace("height", "--resolution", 1)) from error

@@ -51,16 +51,17 @@ MODELS = {"qwen-image": QWEN_IMAGE, "mid": MID, "micro": MICRO}
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """One training step of a LoRA on latents and text that were encoded before.
+    """One training step of a LoRA, or of a ControlNet, on latents and text that were encoded before.
 
-    weights: "fp32", "bf16", or the blocks' linear layers in "int8" or "nf4" and the rest in bf16. The LoRA and its
-        gradients are float32 always.
+    weights: "fp32", "bf16", or the blocks' linear layers in "int8" or "nf4" and the rest in bf16. What is trained and
+        its gradients are float32 always.
     checkpointing: "none"; "blocks": each block is computed again in the backward pass; "selective": the same, but for
         its attention, which is kept.
     attention: "math" (written out) or a fused kernel, without the matrix of all pairs: "sdpa" (PyTorch chooses),
         "flash" and "efficient" (of PyTorch, on CUDA), "xformers" (when installed). A prediction takes them for one.
     modulation_table: `qwenlab.model.modulation` replaces the modulation layers.
     references: pictures of the same size whose clean tokens the step reads beside the noisy ones.
+    control_blocks: of a ControlNet that is trained in place of a LoRA (`rank` and `apply_to` then count for nothing).
     """
 
     model: ModelSize = QWEN_IMAGE
@@ -70,6 +71,7 @@ class StepSettings:
     accumulation: int = 1  # batches whose gradients are added up before the optimizer acts
     text_tokens: int = 128
     references: int = 0
+    control_blocks: int = 0
     rank: int = 64
     apply_to: tuple[str, ...] = ("attention+mlp",)
     weights: str = "bf16"
@@ -91,8 +93,11 @@ class StepSettings:
         for name in ("batch", "accumulation", "text_tokens", "rank"):
             if getattr(self, name) < 1:
                 raise QwenlabError(f"{name}: {getattr(self, name)} must be 1 or more")
-        if self.references < 0:
-            raise QwenlabError(f"references: {self.references} must be 0 or more")
+        for name in ("references", "control_blocks"):
+            if getattr(self, name) < 0:
+                raise QwenlabError(f"{name}: {getattr(self, name)} must be 0 or more")
+        if self.control_blocks and (self.references or self.modulation_table):
+            raise QwenlabError("control_blocks: a ControlNet goes with neither references nor a modulation table")
         target_modules(self.apply_to)  # refuses unknown names
         if self.modulation_table and "modulation" in self.apply_to:
             raise QwenlabError("modulation_table: a LoRA on the modulation layers needs those layers; choose one")

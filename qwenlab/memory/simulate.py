@@ -40,13 +40,17 @@ def watch_step(step: Step, device: str = "cpu") -> Record:
 
 
 def lasting_tensors(step: Step) -> dict[str, list[Tensor]]:
-    """The tensors that outlive a step, by kind: weights, LoRA, optimizer states, inputs."""
+    """The tensors that outlive a step, by kind: weights, LoRA or ControlNet, optimizer states, inputs."""
     transformer, batch = step.transformer, step.batch
+    models = [transformer] if step.net is None else [transformer, step.net]
     factors = set(trainable_parameters(transformer))
     named = dict(transformer.named_parameters())
     # The rotary embedding is computed once for a shape, and cached.
-    embedding = transformer.pos_embed
-    rotary = embedding(batch.image_shapes, max_txt_seq_len=batch.text.shape[1], device=batch.text.device)
+    embeddings = [model.pos_embed for model in models]
+    rotary = [
+        embedding(batch.image_shapes, max_txt_seq_len=batch.text.shape[1], device=batch.text.device)
+        for embedding in embeddings
+    ]
     kinds: dict[str, object] = {
         "weights": [
             [parameter for name, parameter in named.items() if name not in factors],
@@ -54,8 +58,9 @@ def lasting_tensors(step: Step) -> dict[str, list[Tensor]]:
             _scales(transformer),
         ],
         "LoRA": [named[name] for name in factors],
+        "ControlNet": [] if step.net is None else list(step.net.parameters()),
         "optimizer states": [list(state.values()) for state in step.optimizer.state.values()],
-        "inputs": [list(vars(batch).values()), rotary, embedding.pos_freqs, embedding.neg_freqs],
+        "inputs": [list(vars(batch).values()), rotary, [(e.pos_freqs, e.neg_freqs) for e in embeddings]],
     }
     return {kind: [x for x in tree_iter(found) if isinstance(x, torch.Tensor)] for kind, found in kinds.items()}
 

@@ -1,4 +1,4 @@
-"""One training step of a LoRA on a Qwen-Image transformer of any size, made from settings alone.
+"""One training step of a LoRA or ControlNet on a Qwen-Image transformer of any size, made from settings alone.
 
 The same code runs on real tensors, CPU or CUDA, with random weights, and on fake tensors, which have shapes and no
 values. Only what cannot exist without values, bitsandbytes' layers and optimizer, has a stand-in there that holds the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from qwenlab.memory.live_bytes import LiveBytes
 from qwenlab.memory.settings import StepSettings
 from qwenlab.memory.stand_ins import NF4Linear, StandInAdamW8bit
 from qwenlab.model.attention_backends import attention_backend
+from qwenlab.model.controlnet import Controlled
 from qwenlab.model.modulation import TableRow
 from qwenlab.model.quantize import quantise_linear
 from qwenlab.training.batches import Batch, flow_loss
@@ -33,24 +35,30 @@ _UNUSED = ("attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 
 @dataclass
 class Step:
-    """A model and what one training step of it needs; `run` executes the step."""
+    """A model and what one training step of it needs; `run` executes the step. net: the ControlNet that is trained."""
 
     settings: StepSettings
     transformer: nn.Module
     optimizer: torch.optim.Optimizer
     batch: Batch
+    net: nn.Module | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The factors of the LoRA."""
+        """The factors of the LoRA, or the weights of the ControlNet."""
         return self.optimizer.param_groups[0]["params"]
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """What is called."""
+        return self.transformer if self.net is None else Controlled(self.transformer, self.net)
 
     def run(self, watch: LiveBytes | None = None) -> Tensor:
         """Forward, backward, gradient clipping, optimizer. Returns the last batch's loss, a detached scalar."""
         with _attention(self.transformer, self.settings.attention), lean_forward(self.transformer):
             for _ in range(self.settings.accumulation):
                 with _phase(watch, "forward", "activations"):
-                    loss = flow_loss(self.transformer, self.batch) / self.settings.accumulation
+                    loss = flow_loss(self.model, self.batch) / self.settings.accumulation
                 with _phase(watch, "backward", "backward"):
                     loss.backward()
                     if watch:
@@ -91,15 +99,33 @@ def build_step(settings: StepSettings, device: str = "cpu", *, fake: bool = Fals
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         transformer = random_transformer(settings, device, fake=fake)
-        factors = inject_lora(
-            transformer, target_modules(settings.apply_to), rank=settings.rank, alpha=settings.rank, seed=seed
-        )
+        net = _random_net(settings, device) if settings.control_blocks else None
+        if net is None:
+            trained = inject_lora(
+                transformer, target_modules(settings.apply_to), rank=settings.rank, alpha=settings.rank, seed=seed
+            )
+        else:
+            transformer.requires_grad_(False)
+            trained = dict(net.named_parameters())
         batch = _batch(settings, device)
-    optimizer = _optimizer(settings, factors, fake)
-    transformer.train()
-    if settings.checkpointing != "none":
-        enable_checkpointing(transformer, selective=settings.checkpointing == "selective")
-    return Step(settings, transformer, optimizer, batch)
+    optimizer = _optimizer(settings, trained, fake)
+    for part in (transformer, net) if net is not None else (transformer,):
+        part.train()
+        if settings.checkpointing != "none":
+            enable_checkpointing(part, selective=settings.checkpointing == "selective")
+    return Step(settings, transformer, optimizer, batch, net)
+
+
+def _random_net(settings: StepSettings, device: str) -> nn.Module:
+    from diffusers import QwenImageControlNetModel
+
+    size = settings.model
+    with torch.device(device):
+        return QwenImageControlNetModel(
+            num_layers=settings.control_blocks, num_attention_heads=size.num_attention_heads,
+            attention_head_dim=size.attention_head_dim, joint_attention_dim=size.joint_attention_dim,
+            in_channels=size.in_channels, out_channels=size.out_channels, axes_dims_rope=size.axes_dims_rope,
+        )  # fmt: skip
 
 
 def random_transformer(settings: StepSettings, device: str = "cpu", *, fake: bool = False) -> nn.Module:
@@ -165,6 +191,7 @@ def _batch(settings: StepSettings, device: str) -> Batch:
         text_mask=None,
         image_shapes=[[(1, settings.height // 16, settings.width // 16)] * (1 + settings.references)] * settings.batch,
         references=torch.randn(beside, device=device, dtype=dtype) if settings.references else None,
+        control=torch.randn(shape, device=device, dtype=dtype) if settings.control_blocks else None,
     )
 
 
@@ -185,4 +212,5 @@ def _optimizer(settings: StepSettings, factors: dict[str, nn.Parameter], fake: b
 
 
 def _gets_no_gradient(name: str, settings: StepSettings) -> bool:
-    return name.startswith(tuple(f"transformer_blocks.{settings.model.num_layers - 1}.{layer}" for layer in _UNUSED))
+    last = (settings.control_blocks or settings.model.num_layers) - 1
+    return name.startswith(tuple(f"transformer_blocks.{last}.{layer}" for layer in _UNUSED))

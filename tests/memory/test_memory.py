@@ -8,6 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from qwenlab.lab.micro.transformer import TRANSFORMER_CONFIG
+from qwenlab.memory import formula
 from qwenlab.memory.flops import count_operations, predict_operations
 from qwenlab.memory.formula import GIB, adamw_8bit_bytes, nf4_bytes, predict_step, weight_parameters
 from qwenlab.memory.live_bytes import LiveBytes
@@ -115,6 +116,51 @@ def test_the_formula_counts_what_the_simulation_holds(name):
     assert predicted.weights == pytest.approx(kinds["weights"], rel=0.001)
     assert predicted.lora == kinds["LoRA"]
     assert predicted.optimizer == kinds["optimizer states"]
+
+
+NETS = {
+    "fp32": {"weights": "fp32", "checkpointing": "none"},
+    "fp32, blocks": {"weights": "fp32"},
+    "bf16": {"checkpointing": "none"},
+    "bf16, blocks, 8 bits": {"optimizer": "adamw_8bit"},
+    "nf4, selective, accumulation": {"weights": "nf4", "checkpointing": "selective", "accumulation": 2},
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_formula_counts_what_training_a_controlnet_holds(name):
+    model = dataclasses.replace(QWEN_IMAGE, num_layers=3)
+    options = {"height": 512, "width": 512, "control_blocks": 1, "optimizer": "adamw"} | NETS[name]
+    settings = StepSettings(model=model, **options)
+    record, predicted = simulate_step(settings), predict_step(settings)
+    assert predicted.tensors == pytest.approx(record.peak, rel=0.06)
+    kinds = record.at_peak()
+    assert predicted.weights == pytest.approx(kinds["weights"], rel=0.001)
+    assert predicted.lora == kinds["ControlNet"] and "LoRA" not in kinds
+    assert predicted.optimizer == kinds["optimizer states"]
+
+
+def test_the_simulation_of_a_controlnet_is_the_step_that_is_really_run():
+    settings = StepSettings(**SIZES["micro"], weights="fp32", control_blocks=2, checkpointing="none", optimizer="adamw")
+    assert simulate_step(settings).peak == pytest.approx(measure_step(settings, repeats=1).live, rel=0.001)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "blocks"])
+def test_operations_of_a_controlnet(checkpointing):
+    settings = small(control_blocks=2, checkpointing=checkpointing, attention="math", optimizer="adamw")
+    assert predict_operations(settings).total == pytest.approx(count_operations(settings), rel=0.02)
+
+
+def test_the_net_that_is_predicted_is_the_one_that_is_trained():
+    """Of InstantX's size: 5 blocks."""
+    from diffusers import QwenImageControlNetModel
+
+    with torch.device("meta"):
+        net = QwenImageControlNetModel(num_layers=5)
+    sizes = sorted(parameter.numel() for parameter in net.parameters())
+    shapes = formula._net_shapes(StepSettings(control_blocks=5))
+    assert sorted(size for size, _ in shapes) == sizes
+    assert predict_step(StepSettings(control_blocks=5)).lora == 4 * sum(sizes)
 
 
 def test_every_rung_saves_what_it_promises():

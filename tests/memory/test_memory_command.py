@@ -42,6 +42,19 @@ def test_the_answer_comes_at_once_and_is_a_configuration(tmp_path):
     assert config.modulation_timesteps == 1000 and config.gradient_checkpointing and config.free_text_encoder
 
 
+@pytest.mark.parametrize(("gib", "blocks", "control"), [("141", 5, "control_blocks"), ("48", 5, "control_net")])
+def test_a_controlnet_is_answered_with_a_configuration(tmp_path, gib, blocks, control):
+    out = tmp_path / "mine.yaml"
+    result = runner.invoke(app, ["memory", "--gpu", gib, "--control-blocks", str(blocks), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "ControlNet of 5 blocks for Qwen-Image" in result.output and "rank" not in result.output
+    config = read_config(out)
+    assert config.control_kind == "controlnet" and not config.modulation_timesteps
+    assert {"control_blocks": config.control_blocks == blocks, "control_net": bool(config.control_net)}[control]
+    result = runner.invoke(app, ["memory", "--gpu", gib, "--control-blocks", "61"])
+    assert result.exit_code == 2 and "--control-blocks 61: must be a number from 0 to 60" in result.output
+
+
 @pytest.mark.parametrize("gib", READY)
 def test_the_ready_configurations_are_what_the_command_writes_and_fit(gib):
     option = all_options(QUESTION, find_card(str(gib)))[0]
