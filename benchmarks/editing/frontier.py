@@ -33,7 +33,7 @@ from qwenlab.editing.flow_editing import flow_edit
 from qwenlab.editing.instructing import instruct
 from qwenlab.editing.redrawing import redraw
 from qwenlab.editing.strength import img2img
-from qwenlab.files import REPOSITORY, atomic_write_json
+from qwenlab.files import REPOSITORY, atomic_write_json, sha256_file
 from qwenlab.lab import world
 from qwenlab.lab.editing.pairs import Edit, held_out_edits
 from qwenlab.lab.editing.scores import psnr, score_edits, untouched
@@ -209,7 +209,9 @@ def seconds(bench: Bench, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--loras", type=Path, nargs="+", required=True, help="Edit LoRAs, one for each training")
+    parser.add_argument(
+        "--loras", type=Path, nargs="+", required=True, help="Edit LoRAs, one for each training; the shipped one first"
+    )
     parser.add_argument("--ways", nargs="*", help="Draw these rows only, and write no table")
     parser.add_argument("--count", type=int, default=COUNT, help="Edits of each kind")
     parser.add_argument("--seconds", type=int, default=0, metavar="ROUNDS", help="Measure seconds only")
@@ -231,7 +233,8 @@ def main() -> None:
     taken = bench.part("seconds", "all", lambda: seconds(bench, 5))
     result = table(rows, of_kind, {kind: errors_of(of_kind[kind]["judge"]) for kind in KINDS}, taken)
     config = {"steps": STEPS, "guidance": GUIDANCE, "scenes": SCENES, "judged": JUDGED, "count": options.count}
-    atomic_write_json(OUT, stamp_result(result, weights=[*JUDGE, MICRO_WEIGHTS], config=config))
+    config["loras"] = [sha256_file(path) for path in options.loras]
+    atomic_write_json(OUT, stamp_result(result, weights=[*JUDGE, MICRO_WEIGHTS, options.loras[0]], config=config))
 
 
 if __name__ == "__main__":
