@@ -24,7 +24,7 @@ COLORS = (
 LIMB_SHADE = 0.6  # brightness of a limb without depth
 DARKEST, BRIGHTEST, FARTHEST = 0.3, 1.0, 0.2  # shades at FARTHEST figure units behind and before the axis
 STICK = 4 / 512  # half the width of a limb, and a point's radius, as a share of the shorter side of the picture
-THINNEST = 2.0  # pixels of that at least: what a small picture keeps through a VAE
+THINNEST = 3.0  # pixels of that at least: 2 lose more in the micro VAE (benchmarks/pose/condition_through_vae.json)
 _FINE = 4  # drawn at this multiple, so that edges are smooth
 
 

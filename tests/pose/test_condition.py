@@ -105,4 +105,4 @@ def test_limbs_outside_and_limbs_without_an_end_are_left_out():
     pose = to_openpose(body, Camera(), 128)
     alone = pose.points * (np.arange(18) == 4)[:, None]
     drawn = np.asarray(draw_condition(replace(pose, points=alone)))
-    assert 0 < (drawn.max(-1) > 0).sum() < 40, "a point and no limb"
+    assert 0 < (drawn.max(-1) > 0).sum() < 60, "a point and no limb"
