@@ -51,6 +51,8 @@ SCENES, JUDGED = 1, 2  # seeds of the edits that are reported, and of those that
 COUNT = 64  # edits of each kind
 STEPS, GUIDANCE = 20, 4.0  # of all ways but the LoRA, which draws without guidance
 STRENGTHS = (0.2, 0.35, 0.5, 0.65, 0.8)
+SETTINGS = {"steps": STEPS, "guidance": GUIDANCE, "scenes": SCENES, "judged": JUDGED}
+WEIGHTS = (*JUDGE, MICRO_WEIGHTS)
 Draw = Callable[[Any, Edit, Image.Image, int], Image.Image]  # (pipeline, edit, source, seed)
 
 
@@ -169,9 +171,14 @@ class Bench:
         """The finished part of a row, or a new one."""
         path = self.records / f"{name.replace(' ', '_').replace(',', '')}-{kind}.json"
         if not path.exists():
-            atomic_write_json(path, make())
+            atomic_write_json(path, stamp_result({"value": make()}, weights=WEIGHTS, config=self.config(name, kind)))
             print(f"{name}, {kind}: done", flush=True)
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))["value"]
+
+    def config(self, name: str, kind: str) -> dict[str, Any]:
+        """What decides a part; of an edit LoRA the digest, as only the shipped one lies in the repository."""
+        lora = sha256_file(self.loras[int(name.split()[-1])]) if name.startswith("edit LoRA") else None
+        return {"part": name, "kind": kind, "count": self.count, "lora": lora} | SETTINGS
 
     def row(self, name: str, kind: str) -> dict[str, list[float]]:
         """The numbers of one kind of one way."""
@@ -231,10 +238,10 @@ def main() -> None:
         for kind in KINDS
     }
     taken = bench.part("seconds", "all", lambda: seconds(bench, 5))
-    result = table(rows, of_kind, {kind: errors_of(of_kind[kind]["judge"]) for kind in KINDS}, taken)
-    config = {"steps": STEPS, "guidance": GUIDANCE, "scenes": SCENES, "judged": JUDGED, "count": options.count}
-    config["loras"] = [sha256_file(path) for path in options.loras]
-    atomic_write_json(OUT, stamp_result(result, weights=[*JUDGE, MICRO_WEIGHTS, options.loras[0]], config=config))
+    styles = {kind: [edit.target.style for edit in held_out_edits(kind, options.count, seed=SCENES)] for kind in KINDS}
+    result = table(rows, of_kind, {kind: errors_of(of_kind[kind]["judge"]) for kind in KINDS}, taken, styles)
+    config = SETTINGS | {"count": options.count, "loras": [sha256_file(path) for path in options.loras]}
+    atomic_write_json(OUT, stamp_result(result, weights=[*WEIGHTS, options.loras[0]], config=config))
 
 
 if __name__ == "__main__":

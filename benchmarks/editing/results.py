@@ -66,12 +66,43 @@ def summary(
     return result
 
 
+def by_style(
+    of_way: Mapping[str, Mapping[str, np.ndarray]],
+    ceilings: Mapping[str, Sequence[float]],
+    styles: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, Any]]:
+    """Of one way, all kinds together: success and `outside` in each style, and the round trip's `outside` there."""
+    names = np.concatenate([styles[kind] for kind in of_way])
+    ceiling = np.concatenate([ceilings[kind] for kind in of_way])
+    result = {}
+    for style in sorted(set(names)):
+        chosen = names == style
+        success, outside = (
+            np.concatenate([part[field] for part in of_way.values()], axis=1)[:, chosen]
+            for field in ("success", "outside")
+        )
+        result[style] = {
+            "edits": int(chosen.sum()), "success": asdict(share(success)), "outside": float(outside.mean()),
+            "ceiling": float(ceiling[chosen].mean()),
+        }  # fmt: skip
+    return result
+
+
 def table(
-    rows: Rows, of_kind: Mapping[str, Any], errors: Mapping[str, Errors], seconds: Mapping[str, float]
+    rows: Rows,
+    of_kind: Mapping[str, Any],
+    errors: Mapping[str, Errors],
+    seconds: Mapping[str, float],
+    styles: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """What is stored: all ways, the round trip's `outside`, the judge's errors, and seconds a picture."""
+    """What is stored: all ways, also by style, the round trip's `outside`, the judge's errors, seconds a picture.
+
+    styles: for each kind that of each scene.
+    """
+    ways, ceilings = by_way(rows), {kind: part["ceiling"] for kind, part in of_kind.items()}
     return {
-        "ways": {way: summary(of_way, errors) for way, of_way in by_way(rows).items()},
+        "ways": {way: summary(of_way, errors) for way, of_way in ways.items()},
+        "styles": {way: by_style(of_way, ceilings, styles) for way, of_way in ways.items()},
         "ceiling": {kind: float(np.mean(part["ceiling"])) for kind, part in of_kind.items()},
         "judge": {kind: dict(part["judge"]) for kind, part in of_kind.items()},
         "seconds": dict(seconds),

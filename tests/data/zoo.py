@@ -708,6 +708,25 @@ def with_reference(folder: Path, reference: str, size: tuple[int, int] = (SIZE, 
     picture(folder).resize(size).save(folder / "references" / "before.png")
 
 
+def with_control(folder: Path, control: str, size: tuple[int, int] = (SIZE, SIZE)) -> None:
+    """One more picture, with a control picture, and control/posed.png of a size."""
+    put(folder, "posed.png", Image.fromarray(render(sample_scenes(1, seed=6)[0], SIZE).image))
+    line = {"file_name": "posed.png", "text": "1女孩, 挥手", "control": control}
+    rewrite_last(folder, json.dumps(line, ensure_ascii=False).encode())
+    (folder / "control").mkdir()
+    picture(folder).resize(size).save(folder / "control" / "posed.png")
+
+
+@animal("no-control", "captions.jsonl, line 6")
+def control_that_is_missing(folder):
+    with_control(folder, "control/gone.png")
+
+
+@animal("bad-control", "captions.jsonl, line 6")
+def control_of_another_shape(folder):
+    with_control(folder, "control/posed.png", (SIZE, 2 * SIZE))
+
+
 @animal("no-reference", "captions.jsonl, line 6")
 def reference_that_is_missing(folder):
     with_reference(folder, "references/gone.png")

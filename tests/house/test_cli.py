@@ -125,7 +125,7 @@ def test_train_says_what_to_do_next(tmp_path, monkeypatch, edits, said):
         "train_lora",
         lambda pipeline, settings, resume, extra, close_ups: resumed.append(resume)
         or SimpleNamespace(
-            lora_path=tmp_path / "lora.safetensors", seconds=float(settings.max_train_steps), edits=edits
+            lora_path=tmp_path / "lora.safetensors", seconds=float(settings.max_train_steps), edits=edits, net=None
         ),
     )  # fmt: skip
     result = runner.invoke(app, ["train", str(config)])
