@@ -32,6 +32,10 @@ def test_units_are_kept_and_the_table_is_theirs(tmp_path, monkeypatch):
     exact = table["ways"]["redraw, exact mask"]["all"]
     assert exact["outside"]["value"] == 100 > table["ways"]["img2img 0.8"]["all"]["outside"]["value"]
     assert exact["success"]["trainings"] == 1 and table["ways"]["edit LoRA"]["feet"]["success"]["trainings"] == 2
+    for of_style in table["styles"].values():
+        assert sum(part["edits"] for part in of_style.values()) == 2
+        mean = sum(part["edits"] * part["ceiling"] for part in of_style.values()) / 2
+        assert mean == pytest.approx(table["ceiling"]["feet"])
     assert table["judge"]["feet"]["right"] == table["judge"]["feet"]["wrong"] == 8
 
 
