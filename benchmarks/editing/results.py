@@ -77,6 +77,8 @@ def by_style(
     result = {}
     for style in sorted(set(names)):
         chosen = names == style
+        if chosen.sum() < 2:
+            continue  # one edit has no interval
         success, outside = (
             np.concatenate([part[field] for part in of_way.values()], axis=1)[:, chosen]
             for field in ("success", "outside")

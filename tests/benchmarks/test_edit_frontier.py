@@ -32,10 +32,6 @@ def test_units_are_kept_and_the_table_is_theirs(tmp_path, monkeypatch):
     exact = table["ways"]["redraw, exact mask"]["all"]
     assert exact["outside"]["value"] == 100 > table["ways"]["img2img 0.8"]["all"]["outside"]["value"]
     assert exact["success"]["trainings"] == 1 and table["ways"]["edit LoRA"]["feet"]["success"]["trainings"] == 2
-    for of_style in table["styles"].values():
-        assert sum(part["edits"] for part in of_style.values()) == 2
-        mean = sum(part["edits"] * part["ceiling"] for part in of_style.values()) / 2
-        assert mean == pytest.approx(table["ceiling"]["feet"])
     assert table["judge"]["feet"]["right"] == table["judge"]["feet"]["wrong"] == 8
 
 
@@ -56,3 +52,11 @@ def test_corrected_shares_of_kinds_are_averaged():
     assert mean.low == pytest.approx(0.7 - np.hypot(0.1, 0.2) / 2) and mean.high == pytest.approx(
         0.7 + np.hypot(0.1, 0.1) / 2
     )
+
+
+def test_styles_are_taken_apart():
+    of_way = {"feet": {"success": np.array([[1.0, 0, 1, 1, 0]]), "outside": np.array([[20.0, 22, 30, 32, 9]])}}
+    found = results.by_style(of_way, {"feet": [30, 32, 40, 42, 9]}, {"feet": ["ink", "ink", "flat", "flat", "anime"]})
+    assert set(found) == {"ink", "flat"}, "one edit has no interval"
+    assert found["ink"]["edits"] == 2 and found["ink"]["outside"] == 21 and found["ink"]["ceiling"] == 31
+    assert found["flat"]["success"]["value"] == 1 and found["ink"]["success"]["value"] == 0.5
