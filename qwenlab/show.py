@@ -8,9 +8,9 @@ The description is visible text: no front end passes the alternative text of an 
 import html
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -240,6 +240,26 @@ def animation(frames: Sequence[Image.Image], *, alt: str, milliseconds: int = 10
         raise ValueError("an animation needs frames, all of one size")
     wide = frames[0].width
     return Animation(tuple(frames), alt, milliseconds, min(_WIDE, 2 * wide if max(frames[0].size) <= _SMALL else wide))
+
+
+class StandIn:
+    """What a notebook shows in a widget's place, until a front end says that the widget is on its page."""
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+
+    def show(self, outputs: Iterable[tuple[dict[str, object], dict[str, object]]]) -> None:
+        """Display (data, metadata) pairs, such as `Animation.outputs` gives."""
+        from IPython.display import display
+
+        self._handles += [display(data, metadata=more, raw=True, display_id=True) for data, more in outputs]
+
+    def remove(self) -> None:
+        """Leave nothing of them on the page."""
+        for handle in self._handles:
+            if handle is not None:  # outside a notebook
+                handle.update({"text/html": "", "text/plain": ""}, raw=True)
+        self._handles = []
 
 
 def figure_table(figure: "Figure", *, alt: str) -> ImageTable:

@@ -18,7 +18,7 @@ from qwenlab.pose.limits import limited
 from qwenlab.pose.mannequin import draw_mannequin
 from qwenlab.pose.motion import ACTIONS, action, walk
 from qwenlab.pose.openpose import Pose2D, to_openpose
-from qwenlab.show import ImageTable, encode_image, grid, image_table
+from qwenlab.show import ImageTable, StandIn, encode_image, grid, image_table
 
 SIDE = 224  # pixels of each picture
 _SEEN = ("mannequin", "colours alone", "colours and depth")
@@ -64,7 +64,7 @@ class PoseStudio:
     """
 
     def __init__(self, name: str = "挥手") -> None:
-        self._static: list[Any] = []  # handles of what is shown where no widget runs
+        self._stand_in = StandIn()
         names = [(WORDS["action"][word], word) for word in ACTIONS] + [("in mid-step", "step")]
         self.start = widgets.Dropdown(options=names, value=name, description="pose")
         self.yaw = widgets.IntSlider(0, -180, 180, description="turn", continuous_update=False)
@@ -79,7 +79,7 @@ class PoseStudio:
         for field in (self.start, self.yaw, *self.sliders.values()):
             field.observe(lambda _: self._show(), "value")
         self.reset.on_click(lambda _: self._straighten())
-        self._shown.on_msg(lambda *_: self._on_shown())
+        self._shown.on_msg(lambda *_: self._stand_in.remove())
         self.widget = self._layout()
         self._show()
 
@@ -152,13 +152,5 @@ class PoseStudio:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        for data, metadata in self.figure().outputs():
-            self._static.append(display(data, metadata=metadata, raw=True, display_id=True))
+        self._stand_in.show(self.figure().outputs())
         display(self.widget)
-
-    def _on_shown(self) -> None:
-        """The widgets are on a page: what stands there in their place is no longer needed."""
-        for handle in self._static:
-            if handle is not None:
-                handle.update({"text/html": "", "text/plain": ""}, raw=True)
-        self._static = []

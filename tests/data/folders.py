@@ -27,6 +27,16 @@ def pictures(folder: Path, *names: str) -> None:
         picture(folder / name, sum(name.encode()))
 
 
+def write(folder: Path, rows: list[dict[str, object]], name: str = "captions.jsonl") -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def csv_table(path: Path, rows: list[tuple[str, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
 def jsonl(path: Path, rows: dict[str, str], end: str = "\n") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"file_name": name, "text": text}, ensure_ascii=False) for name, text in rows.items()]

@@ -1,7 +1,5 @@
 """Control pictures in data sets: read in every layout, checked before anything is encoded, kept in a repaired copy."""
 
-import csv
-import json
 import os
 
 import pytest
@@ -12,7 +10,7 @@ from qwenlab.data.check.report import to_text
 from qwenlab.data.dataset import read_dataset
 from qwenlab.data.reader.controls import same_shape
 from qwenlab.errors import QwenlabError
-from tests.data.folders import LIMITS, picture
+from tests.data.folders import LIMITS, csv_table, picture, write
 
 
 @pytest.fixture
@@ -22,11 +20,6 @@ def folder(tmp_path):
     for name in ("images/a.png", "images/b.png", "control/a.png", "control/b.png"):
         picture(folder / name, sum(name.encode()))
     return folder
-
-
-def write(folder, rows, name="captions.jsonl"):
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / name).write_text(text, encoding="utf-8")
 
 
 def row(name, control=None, **more):
@@ -60,11 +53,6 @@ def test_rows_without_one_and_beside_a_reference(folder):
 def test_one_picture_may_stand_twice_with_two_control_pictures(folder):
     write(folder, [row("a", "control/a.png"), row("a", "control/b.png"), row("b")])
     assert len(read_dataset(folder)) == 3
-
-
-def csv_table(path, rows):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
 
 
 def test_tables(folder):

@@ -1,7 +1,5 @@
 """References in data sets: read in every layout, checked before anything is encoded, kept in a repaired copy."""
 
-import csv
-import json
 import os
 
 import pytest
@@ -11,7 +9,7 @@ from qwenlab.data.check import check_dataset, repair_dataset
 from qwenlab.data.check.report import to_text
 from qwenlab.data.dataset import read_dataset, split_dataset
 from qwenlab.errors import QwenlabError
-from tests.data.folders import LIMITS, picture
+from tests.data.folders import LIMITS, csv_table, picture, write
 
 
 @pytest.fixture
@@ -21,11 +19,6 @@ def folder(tmp_path):
     for name in ("images/a.png", "images/b.png", "references/a.png", "references/b.png"):
         picture(folder / name, sum(name.encode()))
     return folder
-
-
-def write(folder, rows, name="captions.jsonl"):
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / name).write_text(text, encoding="utf-8")
 
 
 def row(name, reference=None, **more):
@@ -52,11 +45,6 @@ def test_rows_without_references_change_nothing(folder):
     dataset = read_dataset(folder)
     assert names(dataset) == [[], []] and "references" not in " ".join(w for w in dataset.warnings if "captions" in w)
     assert any("outside images/" in warning for warning in dataset.warnings), "nobody names what lies in references/"
-
-
-def csv_table(path, rows):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(rows)
 
 
 def test_tables(folder):

@@ -219,7 +219,7 @@ def test_the_figure_makes_room_when_the_widgets_are_there(page):
         def update(self, data, raw):
             updates.append(data)
 
-    page._static = [Handle(), Handle()]
+    page._stand_in._handles = [Handle(), Handle()]
     page.brush._handle_custom_msg({"shown": True}, [])
     page.brush._handle_custom_msg({"shown": True}, [])
     assert len(updates) == 2 and all(set(data.values()) == {""} for data in updates)

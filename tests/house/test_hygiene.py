@@ -191,10 +191,8 @@ def test_no_pickle():
     for path in PACKAGE:
         code = path.read_text(encoding="utf-8")
         assert not {"pickle", "dill", "joblib", "shelve"} & set(imports(path)), path
-        if path.parts[-2:] == (
-            "hands",
-            "openpose.py",
-        ):  # weights that exist as .pth alone; this reader runs no code of theirs
+        # weights that exist as .pth alone; this reader runs no code of theirs
+        if path.parts[-2:] == ("hands", "openpose.py"):
             assert code.count("torch.load(") == 1 == code.count("weights_only=True"), path
             code = code.replace("torch.load(", "").replace("weights_only=True", "")
         assert not re.search(r"\b(torch\.(load|save)|allow_pickle\s*=\s*True|weights_only)\b", code), path

@@ -18,7 +18,7 @@ from qwenlab.editing.session import EditSession
 from qwenlab.editing.turns import EXTEND_GUIDANCE, GUIDANCE, STEPS, STRENGTH
 from qwenlab.errors import QwenlabError
 from qwenlab.model.limits import MAX_SIDE, MAX_STEPS, SIDE_STEP
-from qwenlab.show import encode_image
+from qwenlab.show import StandIn, encode_image
 
 SMALL = 96  # pixels of a picture in the strip
 METHODS = {
@@ -45,7 +45,7 @@ class SessionPage:
     def __init__(self, session: EditSession) -> None:
         self.session = session
         self._thread: threading.Thread | None = None
-        self._static: list[Any] = []  # handles of what is shown where no widget runs
+        self._stand_in = StandIn()
         self.brush, self.compare, self.strip = Brush(), Compare(), Strip()
         self.title, self.hint, self.gloss, self.status = (widgets.HTML() for _ in range(4))
         self.method = widgets.ToggleButtons(
@@ -74,7 +74,7 @@ class SessionPage:
         self.run.on_click(lambda _: self.draw())
         self.undo.on_click(lambda _: self._act(self.session.undo))
         self.strip.on_msg(self._on_strip)
-        self.brush.on_msg(lambda *_: self._on_shown())
+        self.brush.on_msg(lambda *_: self._stand_in.remove())
         self._show_method()
         self._show_turn()
 
@@ -264,13 +264,5 @@ class SessionPage:
         from IPython.display import display
 
         if self.session.history.turns:
-            for data, metadata in history_figure(self.session).outputs():
-                self._static.append(display(data, metadata=metadata, raw=True, display_id=True))
+            self._stand_in.show(history_figure(self.session).outputs())
         display(self.widget)
-
-    def _on_shown(self) -> None:
-        """The widgets are on a page: what stands there in their place is no longer needed."""
-        for handle in self._static:
-            if handle is not None:
-                handle.update({"text/html": "", "text/plain": ""}, raw=True)
-        self._static = []
