@@ -167,9 +167,13 @@ class Bench:
         """The rows of the table: ways, an edit LoRA for each training."""
         return [name for name in WAYS if name != "edit LoRA"] + [f"edit LoRA {n}" for n in range(len(self.loras))]
 
+    def path(self, name: str, kind: str) -> Path:
+        """The record of a part of a row."""
+        return self.records / f"{name.replace(' ', '_').replace(',', '')}-{kind}.json"
+
     def part(self, name: str, kind: str, make: Callable[[], Any]) -> Any:
         """The finished part of a row, or a new one."""
-        path = self.records / f"{name.replace(' ', '_').replace(',', '')}-{kind}.json"
+        path = self.path(name, kind)
         if not path.exists():
             atomic_write_json(path, stamp_result({"value": make()}, weights=WEIGHTS, config=self.config(name, kind)))
             print(f"{name}, {kind}: done", flush=True)
@@ -240,7 +244,8 @@ def main() -> None:
     taken = bench.part("seconds", "all", lambda: seconds(bench, 5))
     styles = {kind: [edit.target.style for edit in held_out_edits(kind, options.count, seed=SCENES)] for kind in KINDS}
     result = table(rows, of_kind, {kind: errors_of(of_kind[kind]["judge"]) for kind in KINDS}, taken, styles)
-    config = SETTINGS | {"count": options.count, "loras": [sha256_file(path) for path in options.loras]}
+    records = [json.loads(bench.path(name, KINDS[0]).read_text(encoding="utf-8")) for name in rows if "LoRA" in name]
+    config = SETTINGS | {"count": options.count, "loras": [record["made_with"]["config"]["lora"] for record in records]}
     atomic_write_json(OUT, stamp_result(result, weights=[*WEIGHTS, options.loras[0]], config=config))
 
 
